@@ -1,0 +1,57 @@
+# make setup | demo | test | bench | lint
+# Another interpreter: make setup PYTHON=/path/to/python3.12
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench lint
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := speech,dev,build
+PYTHON ?=
+
+help:
+	@echo "make setup   install everything into $(VENV)"
+	@echo "make demo    a speaking avatar from a public-domain portrait, in out/demo"
+	@echo "make test    the tests"
+	@echo "make bench   the speed measurements"
+	@echo "make lint    format, lint and type checks"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@set -euo pipefail; \
+	new_enough='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	if ! { [ -x $(BIN)/python ] && $(BIN)/python -c "$$new_enough" 2>/dev/null; }; then \
+		chosen=''; \
+		for candidate in $(if $(PYTHON),$(PYTHON),python3.11 python3 python3.12 python3.13 python); do \
+			if command -v "$$candidate" >/dev/null && "$$candidate" -c "$$new_enough" 2>/dev/null; then \
+				chosen="$$candidate"; break; \
+			fi; \
+		done; \
+		if [ -z "$$chosen" ]; then \
+			echo "Python 3.11 or newer is needed, and none was found" \
+				"(python3 is $$(python3 --version 2>&1 || echo missing))." \
+				"Install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; \
+			exit 1; \
+		fi; \
+		echo "Making $(VENV) with $$("$$chosen" --version)"; \
+		"$$chosen" -m venv --clear $(VENV); \
+	fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]" -c constraints.txt
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/python -m avatar.demo --out out/demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m pytest tests/benchmarks -m "" -s --override-ini "python_files=bench_*.py"
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict

@@ -1,0 +1,131 @@
+"""The command `avatar`: parses, calls one function, prints its result."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assets.errors import AssetError
+
+app = typer.Typer(
+    help="From a photo to a rigged, textured head that speaks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Hair(StrEnum):
+    auto = "auto"
+    none = "none"
+    short = "short"
+    bob = "bob"
+    long = "long"
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+@app.command()
+def create(
+    photo: Annotated[Path, typer.Option(help="A portrait: JPEG, PNG, WebP or TIFF.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("out/avatar"),
+    say: Annotated[str | None, typer.Option(help="A sentence to speak.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="A recording to speak.")] = None,
+    hair: Annotated[Hair, typer.Option(help="auto looks at the photo.")] = Hair.auto,
+    hair_color: Annotated[str | None, typer.Option(help="Such as '#5a3a22'.")] = None,
+    landmarks: Annotated[
+        Path | None, typer.Option(help="File of 68 points, in place of a detector.")
+    ] = None,
+    box: Annotated[str | None, typer.Option(help="The face in pixels: x,y,w,h.")] = None,
+    fps: Annotated[int, typer.Option(help="Frames a second of the video.")] = 30,
+    size: Annotated[int, typer.Option(help="Side of the video in pixels.")] = 512,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same avatar.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Make an avatar of a photo, and have it speak."""
+    from avatar.config import CreateSettings
+
+    if say is not None and audio is not None:
+        raise ValueError("--say and --audio were both given; an avatar speaks one of them")
+    settings = CreateSettings(
+        hair=hair.value,
+        hair_color=hair_color,
+        seed=seed,
+        landmarks=landmarks,
+        box=None if box is None else _parse_box(box),
+        fps=fps,
+        size=size,
+        device=device,
+    )
+    for given in (photo, audio, landmarks):
+        if given is not None and not given.is_file():
+            raise AssetError(f"{given} is not there; check the path")
+
+    from avatar.pipeline import create as create_avatar
+    from avatar.progress import Progress
+
+    avatar = create_avatar(
+        photo, say=say, audio=audio, out=out, settings=settings, progress=Progress(sys.stderr)
+    )
+    for name in avatar.manifest.files:
+        print(out / name)
+    if any(name.endswith(".glb") for name in avatar.manifest.files):
+        print(
+            "Open a .glb by dropping it into any glTF viewer (Blender: File > Import > glTF 2.0).",
+            file=sys.stderr,
+        )
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, which models are there, where missing ones go, and their licences."""
+    from avatar.doctor import examine
+
+    report = examine()
+    print("\n".join(report.lines()))
+    raise typer.Exit(0 if report.can_create else 1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    print(version_of("prompt-to-avatar"))
+
+
+def main() -> None:
+    """Run the command; an error that the user can mend is one line and exit status 2."""
+    try:
+        app()
+    except (ValueError, AssetError, OSError) as error:
+        logging.getLogger(__name__).debug("where it was raised", exc_info=True)
+        print(f"avatar: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse_box(text: str) -> tuple[float, float, float, float]:
+    try:
+        x, y, width, height = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--box {text!r} is not four numbers; write x,y,w,h in pixels") from error
+    return x, y, width, height
+
+
+if __name__ == "__main__":
+    main()

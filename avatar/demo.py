@@ -1,0 +1,27 @@
+"""`make demo`: a speaking avatar of scikit-image's public-domain portrait of Eileen Collins."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+SENTENCE = "Hello. I was a photograph a minute ago, and now I can speak."
+
+
+def main() -> None:
+    """Run `avatar create` on the portrait, with the arguments added to the command."""
+    from skimage import data, io
+
+    from avatar.cli import main as avatar
+
+    arguments = sys.argv[1:] or ["--out", "out/demo"]
+    with tempfile.TemporaryDirectory() as folder:
+        photo = Path(folder) / "astronaut.png"
+        io.imsave(photo, data.astronaut(), check_contrast=False)
+        sys.argv = ["avatar", "create", "--photo", str(photo), "--say", SENTENCE, *arguments]
+        avatar()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Rotations: axis-angle vectors, matrices, quaternions."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def axis_angle_to_matrix(axis_angle: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B 3 3"]:
+    """Rotation matrices of axis-angle vectors, radians (Rodrigues' formula).
+
+    Exact and differentiable at zero rotation.
+    """
+    # sin(t)/t and (1 - cos t)/t² are even in t, so they are written in t²: nothing is divided by a
+    # norm, and the gradient is finite at rest, where fitting starts.
+    squared = axis_angle.square().sum(-1)[..., None, None]
+    small = squared < 1e-8
+    safe = torch.where(small, torch.ones_like(squared), squared)
+    angle = safe.sqrt()
+    sine = torch.where(small, 1 - squared / 6, torch.sin(angle) / angle)
+    cosine = torch.where(small, 0.5 - squared / 24, (1 - torch.cos(angle)) / safe)
+    cross = skew(axis_angle)
+    identity = torch.eye(3, dtype=axis_angle.dtype, device=axis_angle.device)
+    return identity + sine * cross + cosine * (cross @ cross)
+
+
+def skew(vectors: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B 3 3"]:
+    """Cross-product matrices: `skew(a) @ b == cross(a, b)`."""
+    x, y, z = vectors.unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1)
+    return rows.unflatten(-1, (3, 3))
+
+
+def axis_angle_to_quaternion(axis_angle: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B 4"]:
+    """Unit quaternions (x, y, z, w), the order of glTF, of axis-angle vectors in radians."""
+    half = axis_angle / 2
+    angle = half.norm(dim=-1, keepdim=True)
+    # torch.sinc(x) is sin(pi x)/(pi x), which is exact at zero
+    return torch.cat([half * torch.sinc(angle / torch.pi), torch.cos(angle)], dim=-1)
