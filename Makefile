@@ -49,7 +49,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/python -m pytest tests/benchmarks -m "" -s --override-ini "python_files=bench_*.py"
+	$(BIN)/python -m pytest tests/benchmarks -m "" -s --override-ini "python_files=bench_*.py test_*.py"
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -42,6 +42,11 @@ class LandmarkPoints(TensorRecord):
     def __len__(self) -> int:
         return len(self.corners)
 
+    @property
+    def verts(self) -> Int[Tensor, " D"]:
+        """The vertices that the points after the 68 are."""
+        return self.corners[N_LANDMARKS:, 0]
+
     def on(self, verts: Float[Tensor, "B V 3"]) -> Float[Tensor, "B L 3"]:
         """The points on posed heads; differentiable."""
         return torch.einsum("blck,lc->blk", verts[:, self.corners], self.bary)

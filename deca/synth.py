@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 SIDE = 176  # px
 VIEW = 2.0  # the picture's side over the bounding square of the face's points
 _TONES = ((0.60, "very fair"), (0.46, "fair"), (0.33, "olive"), (0.20, "brown"), (0.10, "dark brown"))
+_SHADOWLESS = RenderConfig(shadow_side=0)
+_DYED = ("blue", "pink", "purple", "violet", "teal", "green", "turquoise", "crimson")
 Attributes = dict[str, str | float | bool]
 
 
@@ -103,6 +105,8 @@ class Studio:
         camera = draw_camera(in_space[0], VIEW, generator=generator)
         lights = draw_lights(generator=generator)
         size = (self.side, self.side)
+        if rng.random() < 0.5:  # shadows cost a third of the time
+            renderer = renderer.with_config(_SHADOWLESS)
         image = renderer(verts[None], camera, lights, size)[0]
         rgba = (image.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         points = camera.project(in_space, size)[0, :, :2]
@@ -138,7 +142,7 @@ class Studio:
         materials.append(Material("shirt", _cloth(rng)))
         words |= {"hair": style, "hair colour": "none", "eyes": color}
         if style != "none":
-            words["hair colour"] = str(rng.choice(list(HAIR_COLORS)))
+            words["hair colour"] = _hair_color(rng)
             base = np.array(HAIR_COLORS[str(words["hair colour"])])
             r, g, b = np.clip(base * rng.uniform(0.8, 1.2) + rng.normal(0, 0.02, 3), 0, 1)
             materials.append(
@@ -163,9 +167,9 @@ class Studio:
                     names.append("hair")
                 ids = torch.cat([ids, torch.full((len(hair.faces),), names.index("hair"))])
             blank = torch.full((3, 4, 4), 0.5)
-            config = RenderConfig(shadow_side=160)
+            blanks = [Material(name, blank) for name in names]
             self._renderers[style] = Renderer(
-                faces, uv, uv_faces, ids, [Material(name, blank) for name in names], config=config
+                faces, uv, uv_faces, ids, blanks, config=RenderConfig(shadow_side=160)
             )
         return self._renderers[style]
 
@@ -261,6 +265,13 @@ class Studio:
     def _pixels(self, points: Tensor, camera: Camera) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         pixels = camera.project(points[None], (self.side, self.side))[0, :, :2]
         return pixels.double().numpy()
+
+
+def _hair_color(rng: np.random.Generator) -> str:
+    """A natural colour, seldom a dyed one."""
+    dyed = [name for name in HAIR_COLORS if name in _DYED]
+    natural = [name for name in HAIR_COLORS if name not in _DYED]
+    return str(rng.choice(dyed if dyed and rng.random() < 0.07 else natural))
 
 
 def _rest_of(params: Params) -> tuple[Tensor, ...]:

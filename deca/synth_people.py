@@ -176,14 +176,16 @@ def draw_lights(*, generator: torch.Generator) -> Lights:
         return tint * (1 + 0.06 * torch.randn(3, generator=generator))
 
     hard = uniform()  # share of the key light
-    total = math.exp(uniform(math.log(0.45), math.log(1.5)))
+    total = math.exp(uniform(math.log(0.6), math.log(1.9)))
     sh = torch.zeros(9, 3)
-    sky = colour(total * (1.05 - 0.8 * hard)).clamp(min=0.02)
+    sky = colour(total * (1.05 - 0.75 * hard)).clamp(min=0.02)
     sh[0] = sky / SH_CONSTANTS[0]
-    gradient = 0.45 * torch.randn(3, 1, generator=generator) * sky
+    toward = torch.tensor([[0.0], [0.15], [0.2]])  # skies are above, cameras have light behind
+    gradient = (toward + 0.4 * torch.randn(3, 1, generator=generator)) * sky
     sh[1:4] = gradient / torch.tensor(SH_CONSTANTS[1:4])[:, None]
     sh[4:] = 0.10 * torch.randn(5, 3, generator=generator) * sky
-    yaw, pitch = math.radians(uniform(-100, 100)), math.radians(uniform(-25, 75))
+    side = 100 if uniform() < 0.35 else 55
+    yaw, pitch = math.radians(uniform(-side, side)), math.radians(uniform(-20, 70))
     key = torch.tensor(
         [math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch)]
     )

@@ -83,9 +83,7 @@ class AlbedoModel(nn.Module):
         for level, name in enumerate(LEVELS):
             masks = getattr(self, f"masks_{name}")
             if len(masks):
-                layer = torch.einsum(
-                    "bmc,mij->bcij", weights[level], masks.to(codes.dtype) / 255
-                )
+                layer = torch.einsum("bmc,mij->bcij", weights[level], masks.to(codes.dtype) / 255)
                 log_albedo = log_albedo + _resized(layer, size)
         return self._display(log_albedo + self._constant(codes)[..., None, None])
 
@@ -105,6 +103,25 @@ class AlbedoModel(nn.Module):
                 values = _sampled(masks, uv) / 255
                 log_albedo = log_albedo + torch.einsum("bmc,mn->bcn", weights[level], values)
         return self._display(log_albedo)
+
+    def basis_at(
+        self, uv: Float[Tensor, "N 2"]
+    ) -> tuple[Float[Tensor, "3 N"], Float[Tensor, "A 3 N"]]:
+        """Log of linear albedo at UV points: its value at zero codes and its slope per code.
+
+        The log albedo is exactly linear in the codes, so fits to given points can use both.
+        """
+        low, high = self.mask_range.unbind(-1)
+        values = uv.new_zeros(self.n_codes, len(uv))
+        for level, name in enumerate(LEVELS):
+            masks = getattr(self, f"masks_{name}")
+            chosen = (self.level_of == level).nonzero()[:, 0]
+            if len(masks):
+                values[chosen] = (_sampled(masks, uv) / 255)[self.mask_of[chosen]]
+        amount = low[:, None] + (high - low)[:, None] * values  # [A, N]
+        slopes = self.log_rgb[:, :, None] * amount[:, None]
+        base = _sampled(self.log_base, uv).to(uv) + torch.einsum("a,acn->cn", self.offsets, slopes)
+        return base, slopes
 
     def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "N A"]:
         """Codes of a plausible population: tone, hair colour, sex and age go together."""
@@ -197,9 +214,7 @@ def _sampled(
     fx, fy = x - left, y - top
     first = (top * side + left).long()
     flat = images.flatten(1)
-    a, b, c, d = (
-        flat[:, first + step].to(uv.dtype) for step in (0, 1, side, side + 1)
-    )
+    a, b, c, d = (flat[:, first + step].to(uv.dtype) for step in (0, 1, side, side + 1))
     upper, lower = a + (b - a) * fx, c + (d - c) * fx
     return upper + (lower - upper) * fy
 

@@ -101,7 +101,8 @@ def _to_map(points: Array) -> Array:
     direction = _unit(points - _CENTRE)
     flat = np.stack([direction[:, 0], direction @ _FRONT], 1)
     angle = np.arccos(np.clip(direction @ _POLE, -1, 1))
-    return flat * (_RADIUS * angle / np.maximum(np.sin(angle), 1e-9))[:, None]
+    shown: Array = flat * (_RADIUS * angle / np.maximum(np.sin(angle), 1e-9))[:, None]
+    return shown
 
 
 def _from_map(flat: Array) -> Array:
@@ -109,7 +110,8 @@ def _from_map(flat: Array) -> Array:
     angle = np.linalg.norm(flat, axis=1, keepdims=True) / _RADIUS
     across = np.stack([flat[:, 0], np.zeros(len(flat)), np.zeros(len(flat))], 1)
     across += flat[:, 1:] * _FRONT
-    return np.cos(angle) * _POLE + np.sinc(angle / np.pi) * across / _RADIUS
+    direction: Array = np.cos(angle) * _POLE + np.sinc(angle / np.pi) * across / _RADIUS
+    return direction
 
 
 def _tangents(points: Array, flow: Flow) -> Array:
@@ -131,7 +133,8 @@ def _inside_hairline(flat: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         cross = loop[:, 0] + (flat[:, 1:] - loop[:, 1]) * edge[:, 0] / edge[:, 1]
     odd = (spans & (flat[:, :1] < cross)).sum(1) % 2 == 1
-    return np.where(odd, distance, -distance)
+    signed: Array = np.where(odd, distance, -distance)
+    return signed
 
 
 class _Ground:
@@ -199,12 +202,18 @@ class _Ground:
         return points
 
 
-def _drawn_down(verts: Array, faces: Indices) -> tuple[Array, Array]:
-    """Samples of a skirt hanging from the bust's rim, and their outward normals."""
+def _rim(verts: Array, faces: Indices) -> Indices:
+    """The edges [E, 2] where the bust ends."""
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     _, index, count = np.unique(np.sort(edges, 1), axis=0, return_index=True, return_counts=True)
     rim = edges[index[count == 1]]
-    rim = rim[verts[rim, 1].max(1) < -85]
+    low: Indices = rim[verts[rim, 1].max(1) < -85]
+    return low
+
+
+def _drawn_down(verts: Array, faces: Indices) -> tuple[Array, Array]:
+    """Samples of a skirt hanging from the bust's rim, and their outward normals."""
+    rim = _rim(verts, faces)
     if not len(rim):
         return np.zeros((0, 3)), np.zeros((0, 3))
     ends = verts[rim]
@@ -263,7 +272,7 @@ def grow(
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
     skin = faces.numpy().astype(np.int64)
     points = landmarks.double().numpy()
-    scale = np.linalg.norm(points[45] - points[36]) / _EYES_APART
+    scale = float(np.linalg.norm(points[45] - points[36])) / _EYES_APART
     middle = (points[45] + points[36]) / 2
     head = (verts.double().numpy() - middle) / scale + _EYES
     ground = _Ground(head, skin, rng)
@@ -359,7 +368,8 @@ class _Cap:
             surplus = len(points) - count
             order = np.argsort(gap + rng.uniform(0, 1e-6, len(gap)))
             points = np.delete(points, order[: max(1, min(surplus, len(points) // 12))], 0)
-        return points
+        kept: Array = points
+        return kept
 
     def paint(self, size: int, flow: Flow, rng: np.random.Generator) -> tuple[Array, Array]:
         from scipy.ndimage import zoom
@@ -448,6 +458,7 @@ def _bind(
     triangle, barycentric, height, normal, far = _feet(hair, head, skin)
     # what hangs far from the skin or beyond the bust's rim has no triangle below it
     over = (height < 12) & (np.abs(height) > 0.5 * far)
+    over &= (far < 3) | ~np.isin(skin[triangle], _rim(head, skin)).any(1)
     lack = np.where(over, np.maximum(0.35 - height, 0), 0)
     offsets += lack[:, None] * normal
     height += lack
@@ -585,7 +596,7 @@ _FREE_X = np.array([40.0, 46, 54, 61, 61, 55, 42, 22, 0])
 
 
 def _falling(
-    end: float, spread: float, volume: float, parting: float, wave: float, tuck: float
+    *, end: float, spread: float, volume: float, parting: float, wave: float, tuck: float = 0.0
 ) -> Growth:
     """Strands that follow the parting over the skull and then hang to the height `end`."""
 
@@ -759,12 +770,24 @@ _SIDE, _MIDDLE = _parting(24.0), _parting(4.0)
 STYLES: dict[str, _Recipe] = {
     "short": _Recipe(12_000, _cropped, None, _SHORT_LAYERS, _short),
     "bob": _Recipe(
-        20_000, _parted(_SIDE), _SIDE, _LONG_LAYERS, _falling(-66, 3.5, 15, 24.0, 1.5, 0.0)
+        20_000,
+        _parted(_SIDE),
+        _SIDE,
+        _LONG_LAYERS,
+        _falling(end=-66.0, spread=3.5, volume=15.0, parting=24.0, wave=1.5),
     ),
     "fringe": _Recipe(
-        20_000, _parted(_MIDDLE), _MIDDLE, _FRINGE_LAYERS, _falling(-60, 3.0, 15, 4.0, 1.2, 0.0)
+        20_000,
+        _parted(_MIDDLE),
+        _MIDDLE,
+        _FRINGE_LAYERS,
+        _falling(end=-60.0, spread=3.0, volume=15.0, parting=4.0, wave=1.2),
     ),
     "long": _Recipe(
-        20_000, _parted(_MIDDLE), _MIDDLE, _LONG_LAYERS, _falling(-178, 10, 13, 4.0, 5.0, 0.1)
+        20_000,
+        _parted(_MIDDLE),
+        _MIDDLE,
+        _LONG_LAYERS,
+        _falling(end=-178.0, spread=10.0, volume=13.0, parting=4.0, wave=5.0, tuck=0.1),
     ),
 }

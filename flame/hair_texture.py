@@ -190,7 +190,8 @@ def strand_normals(shade: Float[Tensor, "1 H W"]) -> Float[Tensor, "3 H W"]:
     right = torch.roll(shade, -1, 2) - torch.roll(shade, 1, 2)
     up = torch.roll(shade, 1, 1) - torch.roll(shade, -1, 1)
     slope = torch.cat([-strength * right, -0.2 * strength * up, torch.ones_like(shade)])
-    return 0.5 + 0.5 * slope / slope.norm(dim=0, keepdim=True)
+    unit: Tensor = slope / slope.norm(dim=0, keepdim=True)
+    return 0.5 + 0.5 * unit
 
 
 def _linear(srgb: Tensor) -> Tensor:

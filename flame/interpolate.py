@@ -54,7 +54,7 @@ class _Interpolate(torch.autograd.Function):
     def forward(
         ctx: Any, attributes: Tensor, faces: Tensor, face_id: Tensor, bary: Tensor
     ) -> Tensor:
-        attributes, bary = attributes.contiguous(), bary.contiguous()
+        attributes, bary = attributes.detach().contiguous(), bary.detach().contiguous()
         out = attributes.new_empty(*face_id.shape, attributes.shape[-1])
         each(
             lambda item: kernels().interpolate(
@@ -70,9 +70,9 @@ class _Interpolate(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None, Tensor]:
-        attributes, faces, face_id, bary = (saved.detach() for saved in ctx.saved_tensors)
+        attributes, faces, face_id, bary = ctx.saved_tensors
         grad_out = grad_out.contiguous()
         grad_attributes, grad_bary = torch.zeros_like(attributes), torch.zeros_like(bary)
         each(

@@ -98,11 +98,11 @@ def directional(
 
 def studio_lights() -> Lights:
     """One portrait scene: warm key from the upper left, cool fill, rim from behind, soft sky."""
-    directions = torch.tensor([[[-0.55, 0.62, 0.85], [0.9, 0.1, 0.5], [0.65, 0.55, -0.9]]])
-    colours = torch.tensor([[[0.80, 0.75, 0.69], [0.13, 0.15, 0.18], [0.42, 0.46, 0.52]]])
+    directions = torch.tensor([[[-0.55, 0.62, 0.85], [0.9, 0.1, 0.5], [0.6, 0.5, -1.3]]])
+    colours = torch.tensor([[[0.88, 0.84, 0.79], [0.15, 0.16, 0.18], [0.28, 0.31, 0.35]]])
     sky = sh_sky(
-        torch.tensor([[0.42, 0.44, 0.47]]),
-        torch.tensor([[0.20, 0.18, 0.17]]),
+        torch.tensor([[0.46, 0.48, 0.51]]),
+        torch.tensor([[0.24, 0.22, 0.21]]),
         torch.tensor([[0.10, 0.10, 0.10]]),
     )
     return directional(directions, colours, sky)

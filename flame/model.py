@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flame.arkit import ARKIT_NAMES
@@ -127,6 +127,30 @@ class Flame(nn.Module):
         corrected = shaped + (features @ self.posedirs.flatten(1)).unflatten(-1, (-1, 3))
         transforms = joint_transforms(rotations, joints, PARENTS)
         return Posed(skin(corrected, transforms, self.lbs_weights), joints)
+
+    def restricted(self, kept: Int[Tensor, " K"]) -> Flame:
+        """The same model of a few vertices, plus five last ones that stand at the rest joints.
+
+        For fits to points: cost falls with the number of vertices, results are those of the whole.
+        """
+
+        def narrowed(per_vertex: Tensor) -> Tensor:
+            return torch.cat([per_vertex[kept], self.joint_regressor @ per_vertex])
+
+        count = len(kept) + len(PARENTS)
+        regressor = torch.zeros(len(PARENTS), count, dtype=self.template.dtype)
+        regressor[:, len(kept) :] = torch.eye(len(PARENTS))
+        arrays = FlameArrays(
+            template=narrowed(self.template),
+            shapedirs=torch.stack([narrowed(basis) for basis in self.shapedirs]),
+            expressiondirs=torch.stack([narrowed(basis) for basis in self.expressiondirs]),
+            posedirs=torch.cat([self.posedirs[:, kept], self.posedirs.new_zeros(36, 5, 3)], 1),
+            joint_regressor=regressor.to(self.template.device),
+            lbs_weights=torch.cat([self.lbs_weights[kept], self.lbs_weights.new_zeros(5, 5)]),
+            head_joint_regressor=self.template.new_zeros(count),
+            head_share=self.template.new_zeros(count),
+        )
+        return Flame(arrays, self.topology)
 
     def landmarks68(self, verts: Float[Tensor, "B V 3"]) -> Float[Tensor, "B 68 3"]:
         """The 68 iBUG points with a jaw line fixed to the surface."""

@@ -12,9 +12,10 @@ def face_normals(
 ) -> Float[Tensor, "B F 3"]:
     """Outward normals, not normalised: their length is twice the face's area."""
     # index_select adds its gradients in order, where verts[:, faces] would not on many threads
-    corners = verts.index_select(1, faces.reshape(-1)).unflatten(1, (-1, 3))
+    corners = verts.index_select(1, faces.reshape(-1)).view(len(verts), len(faces), 3, 3)
     first, second, third = corners.unbind(2)
-    return torch.linalg.cross(second - first, third - first)
+    normals: Tensor = torch.linalg.cross(second - first, third - first)
+    return normals
 
 
 def vertex_normals(

@@ -30,7 +30,8 @@ def paint_brows(face: Face, rng: np.random.Generator) -> Brows:
     for marks in (RIGHT_BROW, LEFT_BROW):
         curve = spline(face.landmarks[list(marks)], 240) - [0, LOWERED]
         origin = curve.min(axis=0) - 14
-        shape = tuple(np.ceil((np.ptp(curve, axis=0) + 28) / STEP).astype(int)[::-1])
+        width_px, height_px = np.ceil((np.ptp(curve, axis=0) + 28) / STEP).astype(int).tolist()
+        shape = (height_px, width_px)
         scale = np.linalg.norm(curve[-1] - curve[0]) / 45
         width = _half_width(np.linspace(0, 1, 240)) * scale
         core = _strokes(curve, width, 430, (-0.95, 0.95), rng)
@@ -83,7 +84,7 @@ def _strokes(
     return np.concatenate([path, weight[..., None]], axis=-1)
 
 
-def _draw(strokes: Array, origin: Array, shape: tuple[int, ...]) -> Array:
+def _draw(strokes: Array, origin: Array, shape: tuple[int, int]) -> Array:
     """Covered area per pixel area, spread over a hair's width."""
     place = (strokes[..., :2].reshape(-1, 2) - origin) / STEP - 0.5
     weight = strokes[..., 2].reshape(-1) / STEP**2

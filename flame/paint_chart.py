@@ -10,7 +10,7 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 from scipy.spatial import cKDTree
 
-from flame.paint_noise import Array, smoothstep
+from flame.paint_noise import Array, Number, smoothstep
 
 # Canonical frame: eyes 62.06 mm apart, midway between them (0, 36.04, 78.79); x to the subject's
 # left, y up, z out of the face. Constants of the layers are lengths in this frame.
@@ -59,7 +59,7 @@ class Face:
     lid_radius: float  # mm from an eye's centre to the lid margin
     texel: float  # mm, typical on the face
 
-    def distance(self, curve: Array, limit: float) -> Array:
+    def distance(self, curve: Array, limit: Number) -> Array:
         """Chart distance of every texel to a densely sampled curve, `limit` where farther."""
         near = self._within(curve.min(axis=0) - limit, curve.max(axis=0) + limit)
         out = np.full(len(self.flat), limit, np.float32)
@@ -67,20 +67,20 @@ class Face:
         out[near] = np.minimum(found, limit)
         return out
 
-    def signed(self, loop: Array, limit: float) -> Array:
+    def signed(self, loop: Array, limit: Number) -> Array:
         """As `distance`, negative inside the loop."""
         out = self.distance(loop, limit)
         near = self._within(loop.min(axis=0), loop.max(axis=0))
         out[near[inside(self.flat[near], loop)]] *= -1
         return out
 
-    def blob(self, place: Array, sigma: tuple[float, float]) -> Array:
+    def blob(self, place: Array, sigma: tuple[Number, Number]) -> Array:
         """A soft spot on the chart, on the outer surface of the front only."""
         across = (self.flat[:, 0] - np.float32(place[0])) / np.float32(sigma[0])
         up = (self.flat[:, 1] - np.float32(place[1])) / np.float32(sigma[1])
         return np.asarray(np.exp(-0.5 * (across**2 + up**2)) * self.front, np.float32)
 
-    def blobs(self, place: Array, sigma: tuple[float, float]) -> Array:
+    def blobs(self, place: Array, sigma: tuple[Number, Number]) -> Array:
         """The same spot on both sides."""
         return np.maximum(self.blob(place, sigma), self.blob(place * [-1, 1], sigma))
 

@@ -25,7 +25,7 @@ IRIS_COLORS: dict[str, tuple[float, float, float]] = {
     "violet": (0.44, 0.38, 0.60),
     "black": (0.13, 0.08, 0.06),
 }
-_SCLERA = (0.815, 0.785, 0.765)
+_SCLERA = (0.79, 0.76, 0.74)
 _PINK = (0.70, 0.47, 0.44)
 
 
@@ -72,7 +72,9 @@ def paint_eye(
     return torch.from_numpy(np.clip(image, 0, 1).transpose(2, 0, 1).astype(np.float32).copy())
 
 
-def _polar_noise(theta: Array, phi: Array, turns: int, rings: float, rng: np.random.Generator) -> Array:
+def _polar_noise(
+    theta: Array, phi: Array, turns: int, rings: float, rng: np.random.Generator
+) -> Array:
     """Noise with `turns` features round the eye and one every `rings` degrees outward."""
     table = rng.standard_normal((max(int(190 / rings), 4) + 4, turns))
     table /= 0.62  # what interpolation takes from the deviation
@@ -153,4 +155,4 @@ def _veins(size: int, rng: np.random.Generator) -> Array:
                 angle += rng.choice([-1, 1]) * 0.02
     scale = size / 512
     soft = gaussian_filter(image, 0.7 * scale) * 1.5 + gaussian_filter(image, 2.0 * scale) * 1.2
-    return np.clip(soft, 0, 1)
+    return np.asarray(np.clip(soft, 0, 1))

@@ -75,7 +75,8 @@ def _bare(face: Face, inner: Array, rng: np.random.Generator) -> Array:
 def nostrils(face: Face) -> Array:
     """Inside of the nose, where little light comes from."""
     middle = (face.landmarks[33] + face.landmarks[35]) / 2 + [0, 4]
-    return np.minimum(1.6 * face.blobs(middle, (5.0, 6.5)), 1) * smoothstep(1.2, 4.5, face.depth)
+    inside = np.minimum(1.6 * face.blobs(middle, (5.0, 6.5)), 1)
+    return np.asarray(inside * smoothstep(1.2, 4.5, face.depth), np.float32)
 
 
 def _mucosa(face: Face) -> Array:
@@ -84,7 +85,7 @@ def _mucosa(face: Face) -> Array:
         3.0, -1.0, face.signed(lip_loop(face), 8.0)
     )
     socket = smoothstep(face.lid_radius + 0.2, face.lid_radius - 0.8, face.eye_distance)
-    return np.maximum(mouth, socket)
+    return np.asarray(np.maximum(mouth, socket))
 
 
 def _tones(face: Face, inner: Array) -> list[Component]:
@@ -116,7 +117,7 @@ def _redness(face: Face) -> list[Component]:
         face.blob(marks68[30], (11.0, 9.0)), 0.9 * face.blobs(marks68[35], (5.5, 6.5))
     )
     chin = face.blob(marks68[57] * 0.35 + marks68[8] * 0.65, (15.0, 10.0))
-    red: Color = (-0.02, -0.14, -0.13)
+    red: Color = (-0.015, -0.105, -0.10)
     return [
         Component("cheek blush", cheek, red, average=0.8),
         Component("nose redness", nose, red, average=0.8),
@@ -130,8 +131,10 @@ def _lips(face: Face, inner: Array, rng: np.random.Generator) -> list[Component]
     # the vermilion border wanders by a few tenths of a millimetre and is sharper at the bow
     edge = face.signed(loop, 8.0) + 0.25 * value_noise(face.points, 2.0, rng)
     body = smoothstep(0.9, -1.1, edge)
-    grain = 1 + 0.10 * value_noise(face.points, 2.5, rng) + 0.07 * value_noise(
-        face.points * [2.5, 0.6, 1.0], 1.0, rng
+    grain = (
+        1
+        + 0.10 * value_noise(face.points, 2.5, rng)
+        + 0.07 * value_noise(face.points * [2.5, 0.6, 1.0], 1.0, rng)
     )
     seam = np.concatenate(
         [spline(face.landmarks[[48, 61, 62, 63, 54]]), spline(face.landmarks[[48, 67, 66, 65, 54]])]
@@ -169,14 +172,17 @@ def _eyes(face: Face, rng: np.random.Generator) -> list[Component]:
         wing = smoothstep(-0.05, 0.5, outward) * smoothstep(1.45, 0.9, outward)
         shadow += above * smoothstep(13.0, 0.0, outside) * wing * skin
         rim = bell(np.minimum(np.abs(outside), 8.0) ** 2, 0.75)
-        line += rim * np.where(above > 0.5, 1.0, 0.45) * smoothstep(-0.05, 0.3, outward) * (
-            smoothstep(1.1, 0.97, outward) * skin
+        line += (
+            rim
+            * np.where(above > 0.5, 1.0, 0.45)
+            * smoothstep(-0.05, 0.3, outward)
+            * (smoothstep(1.1, 0.97, outward) * skin)
         )
     under *= 1 + 0.1 * value_noise(face.points, 3.0, rng)
     return [
         Component("under-eye darkness", under, (-0.13, -0.17, -0.11), "medium", 0.9),
         Component("eyelid tint", lid, (-0.06, -0.11, -0.10), "medium", 0.5),
-        Component("eye shadow", shadow, (-0.42, -0.52, -0.45), "medium", one_sided=True),
+        Component("eye shadow", shadow, (-0.85, -1.05, -0.92), "medium", one_sided=True),
         Component("lash line", line, (-0.38, -0.42, -0.42), "medium", 1.6),
     ]
 
@@ -191,12 +197,12 @@ def _hairs(face: Face, rng: np.random.Generator) -> list[Component]:
     return [
         Component("brow density", brow, (-0.34, -0.37, -0.38), "fine", 4.0),
         Component("brow warmth", brow, (0.14, 0.0, -0.12), "fine", 0.0),
-        Component("brow thickness", brows.rim, (-0.38, -0.42, -0.44), "fine", 0.85),
-        Component("brow height", brows.raised, (-0.30, -0.33, -0.35), "fine"),
-        Component("beard shadow", (beard * grain).astype(np.float32), (-0.34, -0.31, -0.24),
+        Component("brow thickness", brows.rim, (-0.27, -0.30, -0.31), "fine", 1.5),
+        Component("brow height", brows.raised, (-0.20, -0.22, -0.23), "fine"),
+        Component("beard shadow", (beard * grain).astype(np.float32), (-1.05, -0.95, -0.76),
                   "fine", one_sided=True),
         Component("moustache shadow", (moustache * grain).astype(np.float32),
-                  (-0.34, -0.31, -0.24), "fine", one_sided=True),
+                  (-1.05, -0.95, -0.76), "fine", one_sided=True),
         Component("scalp tint", scalp, (-0.24, -0.245, -0.25), "medium", 2.8),
         Component("scalp warmth", scalp, (0.07, 0.0, -0.08), "medium", 0.0),
     ]  # fmt: skip
@@ -271,10 +277,10 @@ def _spots(face: Face, rng: np.random.Generator) -> list[Component]:
     ages = marks(ragged, places, rng.uniform(1.2, 3.6, len(places)), softness=0.6)
     blotch = 0.8 * value_noise(points, 13.0, rng) + 0.6 * value_noise(points, 5.0, rng)
     return [
-        Component("freckles", freckles.astype(np.float32), (-0.24, -0.36, -0.46), "medium",
+        Component("freckles", freckles.astype(np.float32), (-0.46, -0.70, -0.90), "medium",
                   one_sided=True),
         Component("moles", moles, (-0.7, -0.95, -1.05), "medium", one_sided=True),
-        Component("age spots", ages, (-0.16, -0.23, -0.28), "medium", one_sided=True),
+        Component("age spots", ages, (-0.50, -0.72, -0.86), "medium", one_sided=True),
         Component("blotches", (blotch * (0.35 + 0.65 * open_skin)).astype(np.float32),
                   (-0.006, -0.028, -0.026), "medium", 0.3),
     ]  # fmt: skip
@@ -301,8 +307,10 @@ def _shading(face: Face) -> list[Component]:
     height = smoothstep(chin_y - 30, brow_y + 45, points[:, 1]) * 2 - 1
     neck = smoothstep(chin_y - 2, chin_y - 30, points[:, 1])
     around = face.signed(lip_loop(face), 25.0)
-    mouth = smoothstep(16.0, 1.0, around) * smoothstep(-1.0, 1.0, around) * (
-        smoothstep(9.0, 6.0, face.depth)
+    mouth = (
+        smoothstep(16.0, 1.0, around)
+        * smoothstep(-1.0, 1.0, around)
+        * (smoothstep(9.0, 6.0, face.depth))
     )
     return [
         Component("creases", crease, (-0.07, -0.09, -0.08), "coarse", 0.8),
@@ -330,7 +338,7 @@ def _smooth(face: Face) -> list[Component]:
         side = "even" if index < len(even) else "odd"
         number = index + 1 if index < len(even) else index + 1 - len(even)
         color = (SHADE, SHADE, (-0.02, -0.085, -0.08))[index % 3] if side == "even" else SHADE
-        strength = 0.35 if side == "even" else 0.25
+        strength = 0.26 if side == "even" else 0.25
         log_rgb = (strength * color[0], strength * color[1], strength * color[2])
         found.append(Component(f"{side} {number}", field.astype(np.float32), log_rgb))
     return found

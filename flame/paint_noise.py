@@ -10,17 +10,18 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
 Array: TypeAlias = NDArray[Any]
+Number: TypeAlias = float | int | np.floating[Any]
 
 _PERIOD = 64  # cells after which the noise repeats: far enough on a curved surface
 
 
-def smoothstep(low: float, high: float, x: Array) -> Array:
+def smoothstep(low: Number, high: Number, x: Array | Number) -> Array:
     """0 below `low`, 1 above `high`, smooth between; `low` may exceed `high` for a falling step."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)
 
 
-def bell(squared: Array, sigma: float) -> Array:
+def bell(squared: Array, sigma: Number) -> Array:
     """Gaussian of a squared distance, 1 at zero."""
     return np.asarray(np.exp(squared * (-0.5 / sigma**2)), dtype=np.float32)
 

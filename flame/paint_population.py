@@ -29,28 +29,29 @@ def draw_amounts(
     male = (uniform() < 0.5).float()
     age = uniform()
     hair = 0.5 * melanin + 0.8 * normal()  # darkness of the hair
-    redness = 0.7 * normal() + 0.3 * (1 - age)  # fair or flushed skin reddens everywhere at once
+    redness = 0.6 * normal() + 0.3 * (1 - age)  # fair or flushed skin reddens everywhere at once
+    calm = 0.55 + 0.45 * torch.sigmoid(3.0 * (melanin + 1.4))  # very light skin hardly varies
     fair = torch.sigmoid(-2.5 * (melanin + 0.6))
     made_up = (1 - male) * (uniform() < 0.55).float()
     bearded = male * (uniform() < 0.75).float() * uniform() * (0.6 + 0.25 * hair.clamp(-1, 2))
 
     known = {
         "melanin": melanin,
-        "haemoglobin": 0.7 * normal() + 0.3 * redness,
-        "undertone": locus + 0.3 * normal(),
+        "haemoglobin": calm * (0.65 * normal() + 0.3 * redness),
+        "undertone": locus + 0.3 * calm * normal(),
         "cheek blush": 0.6 * redness + 0.7 * normal() + 0.5 * made_up,
         "nose redness": 0.7 * redness + 0.7 * normal() + 0.3 * (male - 0.5),
         "ear redness": 0.6 * redness + 0.8 * normal(),
-        "chin redness": 0.6 * redness + 0.8 * normal(),
+        "chin redness": 0.5 * redness + 0.6 * normal(),
         "lip darkness": 0.9 * normal() + 0.3 * melanin,
         "lip redness": 0.7 * normal() + 0.9 * made_up - 0.4 * male,
         "under-eye darkness": 0.8 * normal() + 1.2 * (age - 0.5),
         "eyelid tint": 0.9 * normal() + 0.3 * redness,
         "eye shadow": made_up * uniform() * 1.6,
         "lash line": 0.5 * normal() + 0.9 * made_up - 0.5 * male,
-        "brow density": 0.8 * normal() + 0.5 * hair + 0.4 * (male - 0.5),
+        "brow density": (0.8 * normal() + 0.5 * hair + 0.4 * (male - 0.5)).clamp(min=-2.2),
         "brow warmth": 0.9 * normal() - 0.3 * hair,
-        "brow thickness": 0.8 * normal() + 1.0 * (male - 0.5),
+        "brow thickness": (0.8 * normal() + 1.0 * (male - 0.5)).clamp(min=-1.5),
         "beard shadow": bearded * 1.7,
         "moustache shadow": (bearded * (0.7 + 0.6 * uniform())).clamp(max=2) * 1.7,
         "freckles": fair * (uniform() < 0.5).float() * uniform() * 2.0,

@@ -42,9 +42,7 @@ def _height(face: Face, rng: np.random.Generator) -> tuple[Array, Array]:
     places, _ = scatter(face.points, 0.30 * coarse * face.front, face.area, rng)
     pores = marks(face.points, places, rng.uniform(0.20, 0.42, len(places)), softness=0.9)
     # leathery network between the pores: ridged noise in two sizes
-    network = sum(
-        0.5 * np.abs(value_noise(face.points, cell, rng)) * cell for cell in (0.9, 1.7)
-    )
+    network = sum(0.5 * np.abs(value_noise(face.points, cell, rng)) * cell for cell in (0.9, 1.7))
     height = -0.055 * pores * (0.4 + 0.6 * coarse) + 0.014 * skin * network
     height += 0.05 * skin * value_noise(face.points, 6.0, rng) * 0.35
     # lips: furrows run across them, that is along y, and fan out a little at the corners
@@ -83,6 +81,10 @@ def _tangent_normals(image: Array, position_map: Array, normal_map: Array, valid
     along_v = -_difference(position_map, valid, 0)[valid]  # v runs up, rows run down
     rise_u = _difference(image[..., None], valid, 1)[valid][:, 0]
     rise_v = -_difference(image[..., None], valid, 0)[valid][:, 0]
+    # neighbours in the texture that are far apart on the head lie across a fold of the layout
+    steps = np.maximum(np.linalg.norm(along_u, axis=1), np.linalg.norm(along_v, axis=1))
+    folded = steps > 4 * np.median(steps)
+    rise_u[folded] = rise_v[folded] = 0
     normal = normal_map[valid]
     along_u = along_u - normal * (along_u * normal).sum(axis=1, keepdims=True)
     length = np.maximum(np.linalg.norm(along_u, axis=1), 1e-9)
@@ -108,5 +110,3 @@ def _difference(image: Array, valid: Array, axis: int) -> Array:
     step[~both] = 0
     out[tuple(middle)] = step
     return np.asarray(out)
-
-

@@ -131,7 +131,7 @@ class _Rasterize(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch = len(points)
-        points = points.contiguous()
+        points = points.detach().contiguous()
         face_id = torch.full((batch, *size), -1, dtype=torch.int64)
         # two surfaces less than a float32 step apart count as equally deep, whatever the dtype
         nearest = torch.full((batch, *size), math.inf)
@@ -162,11 +162,11 @@ class _Rasterize(torch.autograd.Function):
         return face_id, bary, depth
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, _: Tensor, grad_bary: Tensor, grad_depth: Tensor
     ) -> tuple[Tensor, None, None, None, None]:
-        points, faces, face_id = (saved.detach() for saved in ctx.saved_tensors)
+        points, faces, face_id = ctx.saved_tensors
         grad_points = torch.zeros_like(points)
         grad_bary, grad_depth = grad_bary.contiguous(), grad_depth.contiguous()
         each(

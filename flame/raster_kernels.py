@@ -6,14 +6,17 @@ float64 without fused or reordered arithmetic, so that an edge shared by two tri
 opposite values in both, and so that the torch reference finds the same fragments.
 """
 
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# numba reads the types from the kernels' signatures, which are strings
+
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
-import numba  # type: ignore[import-untyped]
+import numba
 import numpy as np
 
 _F = TypeVar("_F", bound=Callable[..., object])
@@ -35,7 +38,7 @@ def _shading(function: _F) -> _F:
 
 def _compile(function: _F, signatures: list[str] | None, fast: bool) -> _F:
     # numba must see the bare function, also where an import hook wrapped it to check shapes
-    compiled: _F = numba.jit(
+    compiled = numba.jit(
         signatures,
         nopython=True,
         nogil=True,
@@ -44,11 +47,11 @@ def _compile(function: _F, signatures: list[str] | None, fast: bool) -> _F:
         # shading may fuse and reorder, coverage may not; NaN and infinity keep their meaning
         fastmath={"contract", "arcp", "nsz", "reassoc", "afn"} if fast else False,
     )(inspect.unwrap(function))
-    return compiled
+    return cast(_F, compiled)
 
 
 @_device
-def _corners(points, faces, f, px, py):  # type: ignore[no-untyped-def]
+def _corners(points, faces, f, px, py):
     """Edge functions of face f at a pixel centre, oriented as the face is."""
     a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
     dx0, dy0 = points[a, 0] - px * points[a, 3], points[a, 1] - py * points[a, 3]
@@ -58,7 +61,7 @@ def _corners(points, faces, f, px, py):  # type: ignore[no-untyped-def]
 
 
 @_shading
-def _texel(texels, first, height, width, x, y):  # type: ignore[no-untyped-def]
+def _texel(texels, first, height, width, x, y):
     """Bilinear fetch from one mip level at texel coordinates, clamped to the border."""
     x = min(max(x, 0.0), width - 1.0)
     y = min(max(y, 0.0), height - 1.0)
@@ -78,7 +81,7 @@ def _texel(texels, first, height, width, x, y):  # type: ignore[no-untyped-def]
 
 
 @_shading
-def _sample(texels, levels, u, v, lod):  # type: ignore[no-untyped-def]
+def _sample(texels, levels, u, v, lod):
     """Trilinear fetch; levels holds (first texel, height, width) of each mip level."""
     if not 0.0 <= u <= 1.0:
         u -= math.floor(u)
@@ -105,7 +108,7 @@ def _sample(texels, levels, u, v, lod):  # type: ignore[no-untyped-def]
 
 
 @_shading
-def _level(points, faces, uv, uv_faces, f, levels):  # type: ignore[no-untyped-def]
+def _level(points, faces, uv, uv_faces, f, levels):
     """Mip level at which one texel of face f is about one pixel wide."""
     if len(levels) < 2:
         return 0.0
@@ -125,7 +128,7 @@ def _level(points, faces, uv, uv_faces, f, levels):  # type: ignore[no-untyped-d
     "i8(f8[:, ::1], i8[:, ::1], i8[::1], f8, i8, i8, i8, i8[:, ::1], f4[:, ::1],"
     " f4[:, ::1], i8[:, ::1], u2[:, ::1], i8[:, ::1], f8, i8[::1], i8[::1], f4[::1])"
 )
-def z_pass(  # type: ignore[no-untyped-def]
+def z_pass(
     points,
     faces,
     listed,
@@ -263,7 +266,7 @@ _BARYCENTRICS = "void(f8[:, ::1], i8[:, ::1], i8[:, ::1], {0}[:, :, ::1], {0}[:,
 
 
 @_kernel(_BARYCENTRICS.format("f4"), _BARYCENTRICS.format("f8"))
-def barycentrics(points, faces, face_id, bary, depth):  # type: ignore[no-untyped-def]
+def barycentrics(points, faces, face_id, bary, depth):
     """Perspective-correct barycentrics and depth at each pixel; 0 and inf in the background."""
     for row in range(face_id.shape[0]):
         for column in range(face_id.shape[1]):
@@ -289,9 +292,7 @@ _FRAGMENTS_BACKWARD = (
 
 
 @_kernel(_FRAGMENTS_BACKWARD.format("f4"), _FRAGMENTS_BACKWARD.format("f8"))
-def fragments_backward(  # type: ignore[no-untyped-def]
-    points, faces, face_id, grad_bary, grad_depth, grad_points
-):
+def fragments_backward(points, faces, face_id, grad_bary, grad_depth, grad_points):
     """Add the gradients of barycentrics and depth to those of the faces' three points.
 
     Pixels are visited in order by one thread, so sums repeat bit for bit.
@@ -336,7 +337,7 @@ _INTERPOLATE = "void({0}[:, ::1], i8[:, ::1], i8[:, ::1], {0}[:, :, ::1], {0}[:,
 
 
 @_kernel(_INTERPOLATE.format("f4"), _INTERPOLATE.format("f8"))
-def interpolate(attributes, faces, face_id, bary, out):  # type: ignore[no-untyped-def]
+def interpolate(attributes, faces, face_id, bary, out):
     """Weighted means of the corners' attributes, zero in the background."""
     for row in range(face_id.shape[0]):
         for column in range(face_id.shape[1]):
@@ -359,9 +360,7 @@ _INTERPOLATE_BACKWARD = (
 
 
 @_kernel(_INTERPOLATE_BACKWARD.format("f4"), _INTERPOLATE_BACKWARD.format("f8"))
-def interpolate_backward(  # type: ignore[no-untyped-def]
-    attributes, faces, face_id, bary, grad_out, grad_attributes, grad_bary
-):
+def interpolate_backward(attributes, faces, face_id, bary, grad_out, grad_attributes, grad_bary):
     """Add the gradients of interpolated attributes to the corners' and to the barycentrics'."""
     for row in range(face_id.shape[0]):
         for column in range(face_id.shape[1]):
@@ -378,7 +377,7 @@ def interpolate_backward(  # type: ignore[no-untyped-def]
 
 
 @_kernel("void(f4[:, :, ::1], f4[::1], u2[:, ::1], i8[:, ::1])")
-def pack_texture(image, linear, texels, levels):  # type: ignore[no-untyped-def]
+def pack_texture(image, linear, texels, levels):
     """Write an image 0..1 as linear 16-bit texels with its mip levels.
 
     linear is a table from 0..1 to linear light for the first three channels (empty: keep them).
@@ -425,7 +424,7 @@ def pack_texture(image, linear, texels, levels):  # type: ignore[no-untyped-def]
 
 
 @_shading
-def _sh(ambient, channel, x, y, z):  # type: ignore[no-untyped-def]
+def _sh(ambient, channel, x, y, z):
     """Ambient light from a normal; ambient holds the coefficients times SH_CONSTANTS."""
     return (
         ambient[0, channel]
@@ -441,14 +440,14 @@ def _sh(ambient, channel, x, y, z):  # type: ignore[no-untyped-def]
 
 
 @_shading
-def _wrapped(nl, wrap):  # type: ignore[no-untyped-def]
+def _wrapped(nl, wrap):
     """Diffuse light around the terminator: squared, so that it meets the dark without an edge."""
     soft = max((nl + wrap) / (1 + wrap), 0.0)
     return 0.5 * (soft * soft * (1 + wrap) + max(nl, 0.0) * (1 - wrap))
 
 
 @_shading
-def _lit(shadow_map, to_shadow, x, y, z, reach):  # type: ignore[no-untyped-def]
+def _lit(shadow_map, to_shadow, x, y, z, reach):
     """Share of the key light that reaches a point: the mean over `reach` texels, box-filtered."""
     side = shadow_map.shape[0]
     px = to_shadow[0, 0] * x + to_shadow[0, 1] * y + to_shadow[0, 2] * z + to_shadow[0, 3]
@@ -475,7 +474,7 @@ def _lit(shadow_map, to_shadow, x, y, z, reach):  # type: ignore[no-untyped-def]
     " f8[:, ::1], f8[:, ::1], f8[:, ::1], f4[:, ::1], f8[:, ::1], f4[:, ::1])",
     fast=True,
 )
-def shade_fragments(  # type: ignore[no-untyped-def]
+def shade_fragments(
     pixels,
     face_ids,
     width,
@@ -595,7 +594,9 @@ def shade_fragments(  # type: ignore[no-untyped-def]
         c0 = 1 - roughness
         a004 = min(c0 * c0, 2.0 ** (-9.28 * nv)) * c0 + 0.0425 - 0.0275 * roughness
         mirror = look[1] * (-1.04 * a004 + 1.04 - 0.572 * roughness)
-        mirror += 1.04 * a004 - 0.04 + 0.022 * roughness
+        # what hardly reflects at all does not at a grazing angle either
+        grazing = min(50 * look[1], 1.0)
+        mirror += grazing * (1.04 * a004 - 0.04 + 0.022 * roughness)
         mirror = max(mirror, 0.0) * open_sky
         shine_r = max(_sh(ambient, 0, rx, ry, rz), 0.0) * mirror
         shine_g = max(_sh(ambient, 1, rx, ry, rz), 0.0) * mirror
@@ -664,7 +665,7 @@ def shade_fragments(  # type: ignore[no-untyped-def]
                 nh = min(max((nx * hx + ny * hy + nz * hz) * scale, 0.0), 1.0)
                 vh = min(max((vx * hx + vy * hy + vz * hz) * scale, 0.0), 1.0)
                 spread = nh * nh * (alpha2 - 1) + 1
-                fresnel = look[1] + (1 - look[1]) * (1 - vh) ** 5
+                fresnel = look[1] + grazing * (1 - look[1]) * (1 - vh) ** 5
                 smith = (nl * (1 - half_k) + half_k) * (nv * (1 - half_k) + half_k)
                 # times pi, as a light of 1 stands for a radiance of pi
                 gloss = alpha2 / (spread * spread) * fresnel / (4 * smith) * nl * lit
@@ -672,14 +673,17 @@ def shade_fragments(  # type: ignore[no-untyped-def]
                 shine_r += colours[light, 0] * gloss
                 shine_g += colours[light, 1] * gloss
                 shine_b += colours[light, 2] * gloss
-        out[i, 0] = red * diffuse_r + shine_r
-        out[i, 1] = green * diffuse_g + shine_g
-        out[i, 2] = blue * diffuse_b + shine_b
-        out[i, 3] = alpha
+        red = red * diffuse_r + shine_r
+        green = green * diffuse_g + shine_g
+        blue = blue * diffuse_b + shine_b
+        if not (red + green + blue < 1e9):
+            # vertices too far away for the arithmetic
+            red, green, blue = 0.0, 0.0, 0.0
+        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = red, green, blue, alpha
 
 
 @_kernel("void(f4[:, ::1], i8[::1], f4[:, ::1], i8[::1], f4)")
-def composite(image, pixels, colours, order, opaque):  # type: ignore[no-untyped-def]
+def composite(image, pixels, colours, order, opaque):
     """Put fragments over premultiplied linear pixels, in the given order (back to front).
 
     Alphas are divided by `opaque`: from there on a fragment hides what is behind it.
@@ -693,7 +697,7 @@ def composite(image, pixels, colours, order, opaque):  # type: ignore[no-untyped
 
 
 @_shading
-def _encode(value, table):  # type: ignore[no-untyped-def]
+def _encode(value, table):
     """sRGB of linear 0..1 through a table over its square root."""
     position = math.sqrt(min(max(value, 0.0), 1.0)) * (len(table) - 1)
     index = min(int(position), len(table) - 2)
@@ -701,7 +705,7 @@ def _encode(value, table):  # type: ignore[no-untyped-def]
 
 
 @_shading
-def _tone(red, green, blue, curve):  # type: ignore[no-untyped-def]
+def _tone(red, green, blue, curve):
     if curve == 1:
         # Khronos PBR Neutral: colours stay as painted below 0.76, highlights roll off to white
         low = min(red, min(green, blue))
@@ -727,7 +731,7 @@ def _tone(red, green, blue, curve):  # type: ignore[no-untyped-def]
 
 
 @_kernel("void(f4[:, :, ::1], i8, f8, i8, f4[::1], f4[:, :, ::1], f4[:, :, ::1])", fast=True)
-def finish(image, samples, exposure, curve, table, background, out):  # type: ignore[no-untyped-def]
+def finish(image, samples, exposure, curve, table, background, out):
     """Tone-map, average samples x samples pixels, put over a linear background, encode as sRGB.
 
     Without a background (no rows) alpha stays and colours are straight.
@@ -770,7 +774,7 @@ def finish(image, samples, exposure, curve, table, background, out):  # type: ig
 
 
 @_kernel("void(f4[:, ::1], i8[:, ::1], f4[:, ::1])")
-def smooth_normals(verts, faces, normals):  # type: ignore[no-untyped-def]
+def smooth_normals(verts, faces, normals):
     """Unit vertex normals, as flame.normals.vertex_normals; writes into zeros."""
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -778,6 +782,8 @@ def smooth_normals(verts, faces, normals):  # type: ignore[no-untyped-def]
         y1, y2 = verts[b, 1] - verts[a, 1], verts[c, 1] - verts[a, 1]
         z1, z2 = verts[b, 2] - verts[a, 2], verts[c, 2] - verts[a, 2]
         x, y, z = y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2
+        if not (x * x + y * y + z * z < np.inf):
+            continue
         for vertex in (a, b, c):
             normals[vertex, 0] += x
             normals[vertex, 1] += y

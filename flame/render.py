@@ -161,7 +161,7 @@ class Renderer:
         *,
         background: Background = None,
         supersample: int = 1,
-        occlusion: Float[Tensor, " V"] | None = None,
+        occlusion: Float[Tensor, " N"] | None = None,
     ) -> Float[Tensor, "B 4 H W"]:
         """Pictures 0..1 as sRGB with straight alpha; with a background, alpha is 1.
 
@@ -392,7 +392,7 @@ def render(
     *,
     background: Background = None,
     supersample: int = 1,
-    occlusion: Float[Tensor, " V"] | None = None,
+    occlusion: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "B 4 H W"]:
     """Pictures of a posed head; to draw many, build a Renderer once."""
     renderer = Renderer.of_head(head, materials)

@@ -90,7 +90,7 @@ def fill_gutter(
 
 def _nearest(valid: Tensor, gutter: int) -> Tensor:
     """Flat index of the nearest valid texel, itself where that is further than gutter [K, L]."""
-    from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
+    from scipy.ndimage import distance_transform_edt
 
     own = torch.arange(valid.numel(), device=valid.device).view(valid.shape)
     if gutter <= 0 or not bool(valid.any()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,8 +43,13 @@ SOURCES = sorted(
 )
 
 
-def imported(path: Path) -> Iterator[tuple[str, bool]]:
+@functools.cache
+def imported(path: Path) -> tuple[tuple[str, bool], ...]:
     """Every module that a file imports, and whether that happens as soon as the file loads."""
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[str, bool]]:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     late = {
         child

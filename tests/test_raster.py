@@ -49,7 +49,7 @@ def _assert_same(one, two, atol):
 
 @pytest.mark.parametrize("space", [3, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_kernel_finds_the_references_fragments(seed, space, dtype):
     verts, faces = _random_mesh(seed, space=space, dtype=dtype)
     fast = rasterize(verts, faces, (33, 41))
@@ -206,7 +206,7 @@ odd = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(odd, min_size=24, max_size=24), st.sampled_from([3, 4]), st.integers(0, 99))
 def test_odd_numbers_give_the_references_fragments(numbers, space, seed):
     verts = torch.tensor(numbers[: 6 * space], dtype=torch.float32).view(1, 6, space)

@@ -1,0 +1,25 @@
+"""Training of the networks in this package: `python -m deca.train STAGE --help`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from deca import train_landmarks
+
+_STAGES = {"landmarks": train_landmarks}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: one stage a network, each with its own options."""
+    parser = argparse.ArgumentParser(prog="python -m deca.train", description=__doc__)
+    stages = parser.add_subparsers(dest="stage", required=True)
+    for name, module in _STAGES.items():
+        module.add_options(stages.add_parser(name, help=(module.__doc__ or "").splitlines()[0]))
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    _STAGES[options.stage].run(options)
+
+
+if __name__ == "__main__":
+    main()

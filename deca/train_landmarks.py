@@ -1,0 +1,437 @@
+"""Train the landmark network on pictures of random people.
+
+The pictures are rendered once into a folder (`--people`), then framed, put before backgrounds and
+degraded anew each time they are seen. Stopped runs go on from their last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from assets.files import replacing, sha256_of
+from assets.store import PACKAGE, register
+from deca import synth_scene as scene
+from deca.landmark_points import LandmarkPoints, landmark_points
+from deca.landmarks import (
+    CROP_SIDE,
+    SHIPPED_LANDMARKS,
+    LandmarkNet,
+    negative_log_likelihood,
+    save_landmark_net,
+)
+from deca.synth import Studio, open_wardrobe
+from deca.synth_degrade import FramingConfig, cut, degrade, framing, on_background
+from flame.load import load_head
+from flame.model import Flame
+
+log = logging.getLogger(__name__)
+
+_SHARD = 400  # pictures a file
+_TAKES = 6  # pictures a person
+_HELD_OUT_SEED = 90_001
+
+
+@dataclass(frozen=True)
+class LandmarkTraining:
+    """Settings of one run."""
+
+    steps: int = 6000
+    batch: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    warm_up: int = 150
+    ema: float = 0.998
+    face_free: float = 0.10  # share of crops without a face
+    seed: int = 0
+    save_every: int = 400
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """Rendered people, unframed."""
+
+    rgba: UInt8[Tensor, "N H W 4"]
+    points: Float[Tensor, "N L 2"]
+
+
+def render_people(studio: Studio, count: int, folder: Path, *, seed: int) -> None:
+    """Fill a folder with shards of pictures; shards that are there already are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for first in range(0, count, _SHARD):
+        path = folder / f"{seed:06d}-{first:07d}.npz"
+        if path.is_file():
+            continue
+        shots = []
+        for person in range(-(-_SHARD // _TAKES)):
+            generator = torch.Generator().manual_seed((seed * 1000 + first) * 1000 + person)
+            shots += studio.shoot(_TAKES, generator=generator)
+        with replacing(path) as written:
+            np.savez(
+                written,
+                rgba=np.stack([shot.rgba for shot in shots[:_SHARD]]),
+                points=np.stack([shot.points.numpy() for shot in shots[:_SHARD]]),
+            )
+        log.info("rendered %d of %d pictures", first + _SHARD, count)
+
+
+def read_people(folder: Path) -> People:
+    """All shards of a folder, in the order of their names."""
+    paths = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
+    if not paths:
+        raise ValueError(f"{folder} has no rendered people; give --count to render some")
+    rgba, points = [], []
+    for path in paths:
+        with np.load(path, allow_pickle=False) as shard:
+            rgba.append(torch.from_numpy(shard["rgba"]))
+            points.append(torch.from_numpy(shard["points"]))
+    return People(torch.cat(rgba), torch.cat(points))
+
+
+class Crops:
+    """Endless training batches from rendered people."""
+
+    def __init__(self, people: People, points: LandmarkPoints, seed: int) -> None:
+        self.people = people
+        self._flip = points.flip
+        self._rng = np.random.default_rng(seed)
+        self._side = people.rgba.shape[1]
+        self._backgrounds = torch.from_numpy(
+            np.stack([scene.random_background(self._side, self._rng) for _ in range(600)])
+        )
+        self._fresh = 0
+
+    def batch(
+        self,
+        size: int,
+        face_free: float,
+        *,
+        generator: torch.Generator,
+        config: FramingConfig | None = None,
+    ) -> tuple[Float[Tensor, "B 3 K K"], Float[Tensor, "B L 2"], Float[Tensor, " B"]]:
+        """Crops, their points in units of the crop's side, and 1 where there is a face."""
+        index = torch.randint(len(self.people.rgba), (size,), generator=generator)
+        people = self.people.rgba[index]
+        is_face = (torch.rand(size, generator=generator) >= face_free).float()
+        matrix, points = framing(
+            self.people.points[index], config or FramingConfig(), flip=self._flip,
+            generator=generator,
+        )  # fmt: skip
+        backs = self._draw_backgrounds(size, generator)
+        images = on_background(people, backs)
+        empty = (is_face == 0).nonzero()[:, 0]
+        if len(empty):
+            half = len(empty) // 2
+            # half are scenery, half pieces of people that miss the face
+            images[empty[:half]] = backs[empty[:half]].permute(0, 3, 1, 2).float() / 255
+            matrix[empty[half:]] = self._beside(matrix[empty[half:]], generator)
+        return degrade(cut(images, matrix), generator=generator), points, is_face
+
+    def _draw_backgrounds(self, size: int, generator: torch.Generator) -> Tensor:
+        for _ in range(3):
+            # the stock turns over slowly, so that drawing costs little
+            fresh = scene.random_background(self._side, self._rng)
+            self._backgrounds[self._fresh % len(self._backgrounds)] = torch.from_numpy(fresh)
+            self._fresh += 1
+        chosen = torch.randint(len(self._backgrounds), (size,), generator=generator)
+        backs = self._backgrounds[chosen]
+        crowd = (torch.rand(size, generator=generator) < 0.08).nonzero()[:, 0]
+        others = torch.randint(len(self.people.rgba), (len(crowd),), generator=generator)
+        if len(crowd):
+            # somebody else's hair and shirt around, enlarged so that no whole face shows
+            pieces = self.people.rgba[others][..., :3]
+            third = self._side // 3
+            corner = pieces[:, -third:, :third].permute(0, 3, 1, 2).float()
+            grown = torch.nn.functional.interpolate(corner, size=(self._side,) * 2)
+            backs[crowd] = grown.to(torch.uint8).permute(0, 2, 3, 1)
+        return backs
+
+    def _beside(self, matrix: Tensor, generator: torch.Generator) -> Tensor:
+        """Crops moved by most of their side, away from the face."""
+        angle = 2 * math.pi * torch.rand(len(matrix), generator=generator)
+        reach = 0.62 + 0.3 * torch.rand(len(matrix), generator=generator)
+        side = matrix[:, :, 0].norm(dim=1)
+        offset = torch.stack([angle.cos(), angle.sin()], -1) * (reach * side)[:, None]
+        moved = matrix.clone()
+        moved[:, :, 2] += offset
+        # smaller too, or the mirrored border would bring the face back
+        center = moved[:, :, 2] + moved[:, :, :2].sum(2) / 2
+        shrink = 0.45 + 0.3 * torch.rand(len(matrix), 1, 1, generator=generator)
+        moved[:, :, :2] *= shrink
+        moved[:, :, 2] = center - moved[:, :, :2].sum(2) / 2
+        return moved
+
+
+def point_weights(points: LandmarkPoints) -> Float[Tensor, " L"]:
+    """Eyes, mouth and pupils count double."""
+    weights = torch.ones(len(points))
+    weights[36:68] = 2
+    weights[-2:] = 2
+    return weights
+
+
+def loss_of(
+    net: LandmarkNet, crops: Tensor, points: Tensor, is_face: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Training loss, and the mean distance of the faces' points in units of the crop."""
+    answer = net(crops)
+    count = is_face.sum().clamp(min=1)
+    likelihood = (negative_log_likelihood(answer, points, weights) * is_face).sum() / count
+    distance = (answer.mean - points).norm(dim=-1)
+    # plain distances pull in the beginning, when the likelihood still blames its sigmas
+    mean_distance = ((distance * weights).sum(1) / weights.sum() * is_face).sum() / count
+    face = torch.nn.functional.binary_cross_entropy_with_logits(answer.face_logit, is_face)
+    return likelihood + 20 * mean_distance + 0.5 * face, mean_distance.detach()
+
+
+def train(
+    people: People,
+    points: LandmarkPoints,
+    folder: Path,
+    config: LandmarkTraining,
+    *,
+    minutes: float | None = None,
+    export: Path | None = None,
+    metadata: dict[str, str] | None = None,
+) -> LandmarkNet:
+    """The averaged network after `config.steps`, or when `minutes` are over.
+
+    Writes `checkpoint.pt`, `loss.csv` and `loss.png` into the folder, and the averaged network to
+    `export` at each checkpoint. With `minutes` the schedule follows the clock if it runs faster.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(config.seed)
+    torch_state = torch.Generator().manual_seed(config.seed)
+    net, averaged = _fresh_net(points, torch_state), LandmarkNet(points)
+    crops = Crops(people, points, config.seed)
+    _, first_points, _ = crops.batch(2048 if len(people.rgba) > 2048 else 256, 0.0, generator=generator)
+    net.start_at(first_points)
+    averaged.load_state_dict(net.state_dict())
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    checkpoint = folder / "checkpoint.pt"
+    step, spent = 0, 0.0
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        net.load_state_dict(state["net"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["step"], state["spent"]
+        generator.set_state(state["generator"])
+        log.info("going on from step %d", step)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = point_weights(points)
+    started = time.monotonic() - spent
+    net.train()
+    while step < config.steps:
+        progress = step / config.steps
+        if minutes is not None:
+            progress = max(progress, (time.monotonic() - started) / 60 / minutes)
+        if progress >= 1:
+            break
+        rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        rate *= min(1.0, (step + 1) / config.warm_up)
+        for group in optimizer.param_groups:
+            group["lr"] = max(rate, 1e-5)
+        images, truth, is_face = crops.batch(config.batch, config.face_free, generator=generator)
+        images = images.contiguous(memory_format=torch.channels_last)
+        loss, distance = loss_of(net, images, truth, is_face, weights)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimizer.step()
+        step += 1
+        _average(averaged, net, min(config.ema, (1 + step) / (10 + step)))
+        if step % 20 == 0 or step == 1:
+            row = [step, f"{float(loss):.4f}", f"{float(distance) * CROP_SIDE:.3f}", f"{rate:.2e}"]
+            with open(folder / "loss.csv", "a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow([*row, f"{time.monotonic() - started:.0f}"])
+        if step % 100 == 0:
+            pixels = float(distance) * CROP_SIDE
+            speed = step * config.batch / (time.monotonic() - started)
+            log.info("step %d loss %.3f, %.2f px, %.0f img/s", step, float(loss), pixels, speed)
+        if step % config.save_every == 0:
+            _save(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, generator)
+            if export is not None:
+                save_landmark_net(averaged, export, metadata or {})
+    _save(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, generator)
+    if export is not None:
+        save_landmark_net(averaged, export, metadata or {})
+    _draw_curve(folder)
+    return averaged.eval()
+
+
+def _fresh_net(points: LandmarkPoints, generator: torch.Generator) -> LandmarkNet:
+    """A network whose weights depend on the generator alone."""
+    net = LandmarkNet(points)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and module.weight.abs().max() > 0:
+                fan_in = module.weight[0].numel()
+                noise = torch.randn(module.weight.shape, generator=generator)
+                module.weight.copy_(noise * math.sqrt(2 / fan_in))
+    return net
+
+
+@torch.no_grad()
+def _average(averaged: LandmarkNet, net: LandmarkNet, keep: float) -> None:
+    for name, value in averaged.state_dict().items():
+        new = net.state_dict()[name]
+        if value.is_floating_point():
+            value.lerp_(new, 1 - keep)
+        else:
+            value.copy_(new)
+
+
+def _save(
+    path: Path,
+    net: LandmarkNet,
+    averaged: LandmarkNet,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    spent: float,
+    generator: torch.Generator,
+) -> None:
+    state = {
+        "net": net.state_dict(),
+        "averaged": averaged.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "spent": spent,
+        "generator": generator.get_state(),
+    }
+    with replacing(path) as written:
+        torch.save(state, written)
+
+
+def _draw_curve(folder: Path) -> None:
+    """`loss.png` of `loss.csv`: the points' distance in crop pixels, logarithmic."""
+    from PIL import Image, ImageDraw
+
+    with open(folder / "loss.csv", encoding="utf-8") as file:
+        rows = [(int(row[0]), float(row[2])) for row in csv.reader(file)]
+    width, height = 640, 320
+    image = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(image)
+    last = max(step for step, _ in rows)
+    for pixels in (1, 2, 4, 8, 16):
+        y = height - 20 - (math.log2(pixels) + 1) * 52
+        draw.line((40, y, width, y), fill=(220, 220, 220))
+        draw.text((4, y - 6), f"{pixels} px", fill="black")
+    line = [
+        (40 + (width - 50) * step / last, height - 20 - (math.log2(max(px, 0.5)) + 1) * 52)
+        for step, px in rows
+    ]
+    draw.line(line, fill=(30, 90, 200), width=2)
+    draw.text((width / 2, height - 15), f"{last} steps", fill="black")
+    with replacing(folder / "loss.png") as written:
+        image.save(written)
+
+
+@torch.no_grad()
+def held_out_error(net: LandmarkNet, studio: Studio, count: int = 300) -> dict[str, float]:
+    """Errors on new people, per cent of the distance between the outer eye corners.
+
+    The face's box is off at random, as a detector's is; pictures are degraded as in training.
+    """
+    generator = torch.Generator().manual_seed(_HELD_OUT_SEED)
+    rng = np.random.default_rng(_HELD_OUT_SEED)
+    errors, errors68, standard = [], [], []
+    for person in range(count // 2):
+        for shot in studio.shoot(2, generator=generator):
+            back = torch.from_numpy(scene.random_background(len(shot.rgba), rng))
+            image = on_background(torch.from_numpy(shot.rgba)[None], back[None])
+            image = degrade(image, generator=generator)
+            low, high = shot.points.amin(0), shot.points.amax(0)
+            jitter = (high - low).max() * 0.06 * torch.randn(4, generator=generator)
+            found = net.predict(image, torch.cat([low, high]) + jitter)
+            # seen from the side the picture's distance shrinks; the head's own does not
+            apart = (shot.points[45] - shot.points[36]).norm() / max(
+                math.cos(math.radians(float(shot.attributes["yaw"]))), 0.3
+            )
+            off68 = (found.points68[0] - shot.points[:68]).norm(dim=1)
+            off = (found.points[0] - shot.points[68:]).norm(dim=1)
+            errors68.append(100 * float(off68.mean() / apart))
+            errors.append(100 * float(off.mean() / apart))
+            standard.append(float((off / found.sigmas[0]).square().mean() / 2))
+        if person % 50 == 0:
+            log.info("held-out person %d", person)
+    return {
+        "nme68 mean": float(np.mean(errors68)),
+        "nme68 median": float(np.median(errors68)),
+        "nme dense mean": float(np.mean(errors)),
+        "nme dense median": float(np.median(errors)),
+        "squared error over sigma squared, median": float(np.median(standard)),
+    }
+
+
+def ship(net: LandmarkNet, flame: Flame, config: LandmarkTraining, steps: int, studio: Studio) -> None:
+    """Write the network under `assets/` and enter it into the manifest with its figures."""
+    figures = {name: round(value, 3) for name, value in held_out_error(net, studio).items()}
+    files = save_landmark_net(net, PACKAGE / SHIPPED_LANDMARKS, head_metadata())
+    register(
+        name="landmarks",
+        purpose="points of a face in a photo, each with its uncertainty",
+        licence="MIT",
+        attribution="trained on pictures of the shipped head alone",
+        recipe="python -m deca.train landmarks --count 14000 --ship",
+        files=files,
+        seed=config.seed,
+        steps=steps,
+        figures=figures,
+    )
+    log.info("shipped: %s", figures)
+
+
+def head_metadata() -> dict[str, str]:
+    """Which head file the network was trained on, for the record."""
+    parts = sorted((PACKAGE / "head").glob("head*.safetensors*"))
+    return {f"sha256 of {part.name}": sha256_of(part) for part in parts}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m deca.train landmarks`."""
+    parser.add_argument("--people", type=Path, default=Path("out/people"), help="rendered people")
+    parser.add_argument("--count", type=int, default=0, help="render this many first")
+    parser.add_argument("--run", type=Path, default=Path("out/landmarks"), help="checkpoints")
+    parser.add_argument("--wardrobe", type=Path, help="where painted textures and hair are kept")
+    parser.add_argument("--steps", type=int, default=LandmarkTraining.steps)
+    parser.add_argument("--batch", type=int, default=LandmarkTraining.batch)
+    parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--export", type=Path, help="write the averaged network here as it learns")
+    parser.add_argument("--ship", action="store_true", help="write it under assets/ at the end")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Render if asked, train, ship if asked."""
+    torch.set_num_threads(options.threads)
+    flame = load_head()
+    points = landmark_points(flame)
+    config = LandmarkTraining(steps=options.steps, batch=options.batch, seed=options.seed)
+    studio = Studio(flame, open_wardrobe(flame, options.wardrobe))
+    if options.count:
+        render_people(studio, options.count, options.people, seed=options.seed)
+    net = train(
+        read_people(options.people),
+        points,
+        options.run,
+        config,
+        minutes=options.minutes,
+        export=options.export,
+        metadata=head_metadata(),
+    )
+    if options.ship:
+        ship(net, flame, config, config.steps, studio)
