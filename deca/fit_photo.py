@@ -98,6 +98,7 @@ def fit_photo(
     size = (image.shape[-2], image.shape[-1])
     params, camera = start.params, start.camera
     light, albedo, trust = _appearance(flame, model, image, params, camera, region, config, None)
+    texture = srgb_to_linear(model.decode(albedo[None], config.albedo_size))
     tuned = _Tuned.of(params, camera)
     optimizer = torch.optim.Adam(tuned.groups(config.rate), betas=(0.9, 0.98))
     weight = 1 / sigmas.clamp(min=0.5)
@@ -108,7 +109,7 @@ def fit_photo(
             light, albedo, trust = _appearance(
                 flame, model, image, params, camera, region, config, albedo
             )
-        texture = srgb_to_linear(model.decode(albedo[None], config.albedo_size))
+            texture = srgb_to_linear(model.decode(albedo[None], config.albedo_size))
         params, camera = tuned.values()
         verts = flame(params).verts
         fragments = rasterize(camera.clip(verts, size), region.faces, size)

@@ -39,6 +39,7 @@ class LandmarkConfig:
     stem: int = 16
     widths: tuple[int, ...] = (24, 48, 96, 128)  # at 1/4, 1/8, 1/16 and 1/32 of the crop
     hidden: int = 256
+    rank: int = 96  # ways in which the points vary together
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +118,13 @@ class LandmarkNet(nn.Module):
                 layers.append(nn.Sequential(_Residual(width)))
         self.backbone = nn.Sequential(*layers, nn.Flatten())
         cells = (CROP_SIDE >> (1 + len(widths))) ** 2
-        self.neck = nn.Sequential(nn.Linear(cells * widths[-1], self.config.hidden), nn.ReLU())
-        self.mean_head = nn.Linear(self.config.hidden, 2 * len(points))
+        self.neck = nn.Sequential(
+            nn.Linear(cells * widths[-1], self.config.hidden, bias=False),
+            nn.BatchNorm1d(self.config.hidden),
+            nn.ReLU(),
+        )
+        self.code_head = nn.Linear(self.config.hidden, self.config.rank)
+        self.mean_head = nn.Linear(self.config.rank, 2 * len(points))
         self.sigma_head = nn.Linear(self.config.hidden, len(points))
         self.face_head = nn.Linear(self.config.hidden, 1)
         nn.init.zeros_(self.sigma_head.weight)
@@ -138,7 +144,7 @@ class LandmarkNet(nn.Module):
         """Points in crops 0..1; keeps gradients."""
         code = self.neck(self.backbone(crops * 2 - 1))
         return Prediction(
-            self.mean_head(code).unflatten(1, (-1, 2)),
+            self.mean_head(self.code_head(code)).unflatten(1, (-1, 2)),
             self.sigma_head(code).clamp(*_LOG_SIGMA),
             self.face_head(code)[:, 0],
         )
@@ -151,15 +157,11 @@ class LandmarkNet(nn.Module):
         """
         flat = points.flatten(1)
         self.mean_head.bias.copy_(flat.mean(0))
-        rank = min(len(flat), 64, self.config.hidden)
+        rank = min(len(flat), self.config.rank)
         _, spread, axes = torch.svd_lowrank(flat - flat.mean(0), rank, niter=4)
-        weight = axes * spread / len(flat) ** 0.5
         self.mean_head.weight.zero_()
-        self.mean_head.weight[:, :rank] = weight
-        # the rest starts as small mixtures of the same axes
-        extra = self.config.hidden - rank
-        mixing = torch.linspace(-1, 1, extra * rank).sin().view(rank, extra) * 0.1
-        self.mean_head.weight[:, rank:] = weight @ mixing
+        self.mean_head.weight[:, :rank] = axes * spread / len(flat) ** 0.5
+        self.code_head.weight.mul_(0.3)
 
     @torch.no_grad()
     def predict(
@@ -216,7 +218,9 @@ class LandmarkNet(nn.Module):
             answer = self(crop)
             return answer.mean[0], answer.log_sigma[0].exp(), answer.face_logit[0]
         answer = self(torch.cat([crop, crop.flip(-1)]))
-        mirrored = answer.mean[1, self.flip] * crop.new_tensor([-1.0, 1.0]) + crop.new_tensor([1.0, 0])
+        mirrored = answer.mean[1, self.flip] * crop.new_tensor([-1.0, 1.0]) + crop.new_tensor(
+            [1.0, 0]
+        )
         sigma = answer.log_sigma.exp()
         mean = (answer.mean[0] + mirrored) / 2
         return mean, (sigma[0] + sigma[1, self.flip]) / 2, answer.face_logit.mean()
@@ -249,7 +253,9 @@ def save_landmark_net(net: LandmarkNet, path: Path, metadata: dict[str, str]) ->
     """Write the network as safetensors, halves; batch norm's and the points' tensors stay whole."""
     whole = ("running_", *_POINTS)
     tensors = {
-        name: value if not value.is_floating_point() or any(w in name for w in whole) else value.half()
+        name: value
+        if not value.is_floating_point() or any(w in name for w in whole)
+        else value.half()
         for name, value in net.state_dict().items()
         if "num_batches" not in name
     }

@@ -39,7 +39,13 @@ log = logging.getLogger(__name__)
 
 SIDE = 176  # px
 VIEW = 2.0  # the picture's side over the bounding square of the face's points
-_TONES = ((0.60, "very fair"), (0.46, "fair"), (0.33, "olive"), (0.20, "brown"), (0.10, "dark brown"))
+_TONES = (
+    (0.60, "very fair"),
+    (0.46, "fair"),
+    (0.33, "olive"),
+    (0.20, "brown"),
+    (0.10, "dark brown"),
+)
 _SHADOWLESS = RenderConfig(shadow_side=0)
 _DYED = ("blue", "pink", "purple", "violet", "teal", "green", "turquoise", "crimson")
 Attributes = dict[str, str | float | bool]
@@ -262,7 +268,9 @@ class Studio:
             rng,
         )
 
-    def _pixels(self, points: Tensor, camera: Camera) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def _pixels(
+        self, points: Tensor, camera: Camera
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         pixels = camera.project(points[None], (self.side, self.side))[0, :, :2]
         return pixels.double().numpy()
 
@@ -311,9 +319,7 @@ def caption(attributes: Attributes) -> str:
     return words
 
 
-def shots(
-    studio: Studio, count: int, *, seed: int, takes: int = 4
-) -> Iterator[Shot]:
+def shots(studio: Studio, count: int, *, seed: int, takes: int = 4) -> Iterator[Shot]:
     """`count` pictures, `takes` of each person; a person depends on seed and number alone."""
     for person in range(-(-count // takes)):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + person)

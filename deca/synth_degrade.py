@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from deca.landmarks import CROP_SIDE, CROP_VIEW
+from deca.landmarks import CROP_VIEW
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,22 @@ def _turn(angle: Tensor) -> Tensor:
 
 
 def cut(
-    images: Float[Tensor, "B C H W"], matrix: Float[Tensor, "B 2 3"], side: int = CROP_SIDE
-) -> Float[Tensor, "B C K K"]:
-    """The crops that `framing` chose; beyond the picture it is mirrored."""
-    place = (torch.arange(side) + 0.5) / side
-    grid_y, grid_x = torch.meshgrid(place, place, indexing="ij")
-    units = torch.stack([grid_x, grid_y, torch.ones_like(grid_x)], dim=-1)
-    pixels = torch.einsum("bik,xyk->bxyi", matrix, units)
-    extent = torch.tensor([images.shape[-1], images.shape[-2]])
-    return F.grid_sample(
-        images, pixels / extent * 2 - 1, mode="bilinear", padding_mode="reflection",
-        align_corners=False,
-    )  # fmt: skip
+    people: UInt8[Tensor, "B H W 4"],
+    backgrounds: UInt8[Tensor, "B K K 3"],
+    matrix: Float[Tensor, "B 2 3"],
+) -> Float[Tensor, "B 3 K K"]:
+    """The crops that `framing` chose, 0..1, before backgrounds; pictures go on as in a mirror."""
+    batch, side = backgrounds.shape[:2]
+    crops = torch.empty(batch, 3, side, side)
+    from deca.synth_kernels import cut_people  # compiles at the first import
+
+    cut_people(
+        people.contiguous().numpy(),
+        backgrounds.contiguous().numpy(),
+        matrix.double().contiguous().numpy(),
+        crops.numpy(),
+    )
+    return crops
 
 
 def degrade(
@@ -91,8 +95,8 @@ def degrade(
     """What exposure, white balance, lenses, sensors, scaling and JPEG do; one in seven is grey."""
     batch, side = len(crops), crops.shape[-1]
 
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(batch, 1, 1, 1, generator=generator)
+    def uniform() -> Tensor:
+        return torch.rand(batch, 1, 1, 1, generator=generator)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(batch, *shape, generator=generator)
@@ -106,7 +110,7 @@ def degrade(
     contrast = torch.exp(0.2 * normal(1, 1, 1))
     crops = (crops - 0.45) * contrast + 0.45 + 0.05 * normal(1, 1, 1)
     grey = (crops * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    saturation = torch.where(uniform(0, 1) < 0.15, 0.0, torch.exp(0.3 * normal(1, 1, 1)))
+    saturation = torch.where(uniform() < 0.15, 0.0, torch.exp(0.3 * normal(1, 1, 1)))
     crops = grey + saturation * (crops - grey)
     crops = crops.clamp(0, 1)
 
@@ -120,7 +124,7 @@ def degrade(
     soft = (kind > 0.7).nonzero()[:, 0]
     if len(soft):
         crops[soft] = _blur(crops[soft], float(torch.rand((), generator=generator)) + 0.5)
-    crops = crops + normal(3, side, side) * 0.05 * uniform(0, 1) ** 3
+    crops = crops + normal(3, side, side) * 0.05 * uniform() ** 3
     crops = crops.clamp(0, 1)
     pressed = (torch.rand(batch, generator=generator) < 0.2).nonzero()[:, 0]
     for index in pressed.tolist():

@@ -145,9 +145,7 @@ def draw_turn(*, generator: torch.Generator) -> Float[Tensor, " 3"]:
     return torch.stack([yaw.clamp(-60, 60), pitch, roll])
 
 
-def draw_camera(
-    points: Float[Tensor, "N 3"], view: float, *, generator: torch.Generator
-) -> Camera:
+def draw_camera(points: Float[Tensor, "N 3"], view: float, *, generator: torch.Generator) -> Camera:
     """A camera that shows the points' bounding square, `view` times as large, in the middle.
 
     Distances run from a phone at arm's length (0.3 m) to a long lens, evenly in 1 / distance.
@@ -184,14 +182,14 @@ def draw_lights(*, generator: torch.Generator) -> Lights:
     gradient = (toward + 0.4 * torch.randn(3, 1, generator=generator)) * sky
     sh[1:4] = gradient / torch.tensor(SH_CONSTANTS[1:4])[:, None]
     sh[4:] = 0.10 * torch.randn(5, 3, generator=generator) * sky
-    side = 100 if uniform() < 0.35 else 55
-    yaw, pitch = math.radians(uniform(-side, side)), math.radians(uniform(-20, 70))
+    side = 100.0 if uniform() < 0.35 else 55.0
+    yaw, pitch = math.radians(uniform(-side, side)), math.radians(uniform(-20.0, 70.0))
     key = torch.tensor(
         [math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch)]
     )
     back = torch.nn.functional.normalize(
-        torch.tensor([uniform(-1, 1), uniform(-0.3, 1), uniform(-1, 0.5)]), dim=0
+        torch.tensor([uniform(-1.0, 1.0), uniform(-0.3, 1.0), uniform(-1.0, 0.5)]), dim=0
     )
-    rim = uniform(0, 0.8) if uniform() < 0.3 else 0.0
+    rim = uniform(0.0, 0.8) if uniform() < 0.3 else 0.0
     colours = torch.stack([colour(total * (0.1 + 1.1 * hard)), colour(total * rim)]).clamp(min=0)
     return Lights(sh[None], torch.stack([key, back])[None], colours[None])

@@ -114,9 +114,7 @@ def _cutting(size: int, rng: Rng) -> Image.Image:
 
 def over(below: Bytes, above: Bytes) -> Bytes:
     """RGBA over RGBA, straight alpha, [H, W, 4]."""
-    return np.asarray(
-        Image.alpha_composite(Image.fromarray(below), Image.fromarray(above))
-    )
+    return np.asarray(Image.alpha_composite(Image.fromarray(below), Image.fromarray(above)))
 
 
 def draw_glasses(size: int, outlines: list[Floats], temples: list[Floats], rng: Rng) -> Bytes:
@@ -195,7 +193,9 @@ def draw_occluder(size: int, skin: tuple[int, int, int], rng: Rng) -> Bytes:
             draw.ellipse((*(start - radius), *(start + radius)), fill=tone)
     elif kind == 1:  # a box: phone, microphone, paper
         w, h = size * fine * rng.uniform(0.1, 0.35, 2)
-        corners = [tip + toward * h * i + across * w * j for i, j in ((0, -1), (0, 1), (2, 1), (2, -1))]
+        corners = [
+            tip + toward * h * i + across * w * j for i, j in ((0, -1), (0, 1), (2, 1), (2, -1))
+        ]
         draw.polygon([tuple(corner) for corner in corners], fill=color)
     else:
         radius = size * fine * rng.uniform(0.06, 0.2, 2)

@@ -84,16 +84,13 @@ def paint_wardrobe(flame: Flame, *, generator: torch.Generator, side: int = 512)
         return positions, normals, layout.valid, worn[face_id]
 
     positions, normals, valid, _ = bake("skin")
-    albedo = paint_skin(
-        positions, normals, valid, landmarks, head.joints[4:6], generator=generator
-    )
+    albedo = paint_skin(positions, normals, valid, landmarks, head.joints[4:6], generator=generator)
     positions, _, valid, face_id = bake("mouth")
     labels = _mouth_labels(flame)[face_id]
     mouth, _ = paint_mouth(positions, torch.where(valid, labels, -1), generator=generator)
     eyes = {
         word: [
-            paint_eye(word, pupil_deg=pupil, size=192, generator=generator)
-            for pupil in (6.5, 9.0)
+            paint_eye(word, pupil_deg=pupil, size=192, generator=generator) for pupil in (6.5, 9.0)
         ]
         for word in IRIS_COLORS
     }

@@ -11,8 +11,11 @@ import csv
 import logging
 import math
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Full, Queue
+from threading import Event, Thread
 
 import numpy as np
 import torch
@@ -105,10 +108,8 @@ class Crops:
         self.people = people
         self._flip = points.flip
         self._rng = np.random.default_rng(seed)
-        self._side = people.rgba.shape[1]
-        self._backgrounds = torch.from_numpy(
-            np.stack([scene.random_background(self._side, self._rng) for _ in range(600)])
-        )
+        stock = [scene.random_background(CROP_SIDE, self._rng) for _ in range(500)]
+        self._backgrounds = torch.from_numpy(np.stack(stock))
         self._fresh = 0
 
     def batch(
@@ -128,21 +129,48 @@ class Crops:
             generator=generator,
         )  # fmt: skip
         backs = self._draw_backgrounds(size, generator)
-        images = on_background(people, backs)
         empty = (is_face == 0).nonzero()[:, 0]
         if len(empty):
             half = len(empty) // 2
             # half are scenery, half pieces of people that miss the face
-            images[empty[:half]] = backs[empty[:half]].permute(0, 3, 1, 2).float() / 255
+            people[empty[:half]] = 0
             matrix[empty[half:]] = self._beside(matrix[empty[half:]], generator)
-        return degrade(cut(images, matrix), generator=generator), points, is_face
+        return degrade(cut(people, backs, matrix), generator=generator), points, is_face
+
+    def ahead(
+        self, size: int, face_free: float, *, generator: torch.Generator
+    ) -> Generator[tuple[Tensor, Tensor, Tensor, Tensor], None, None]:
+        """Batches made by a second thread while the last ones are learned from.
+
+        The fourth item is the generator's state after the batch, for checkpoints.
+        """
+        waiting: Queue[tuple[Tensor, Tensor, Tensor, Tensor]] = Queue(maxsize=3)
+        ended = Event()
+
+        def work() -> None:
+            while not ended.is_set():
+                made = (*self.batch(size, face_free, generator=generator), generator.get_state())
+                while not ended.is_set():
+                    try:
+                        waiting.put(made, timeout=0.5)
+                        break
+                    except Full:
+                        continue
+
+        worker = Thread(target=work, daemon=True)
+        worker.start()
+        try:
+            while True:
+                yield waiting.get(timeout=600)
+        finally:
+            ended.set()
+            worker.join()
 
     def _draw_backgrounds(self, size: int, generator: torch.Generator) -> Tensor:
-        for _ in range(3):
-            # the stock turns over slowly, so that drawing costs little
-            fresh = scene.random_background(self._side, self._rng)
-            self._backgrounds[self._fresh % len(self._backgrounds)] = torch.from_numpy(fresh)
-            self._fresh += 1
+        # the stock turns over slowly, so that drawing costs little
+        fresh = scene.random_background(CROP_SIDE, self._rng)
+        self._backgrounds[self._fresh % len(self._backgrounds)] = torch.from_numpy(fresh.copy())
+        self._fresh += 1
         chosen = torch.randint(len(self._backgrounds), (size,), generator=generator)
         backs = self._backgrounds[chosen]
         crowd = (torch.rand(size, generator=generator) < 0.08).nonzero()[:, 0]
@@ -150,9 +178,9 @@ class Crops:
         if len(crowd):
             # somebody else's hair and shirt around, enlarged so that no whole face shows
             pieces = self.people.rgba[others][..., :3]
-            third = self._side // 3
+            third = pieces.shape[1] // 3
             corner = pieces[:, -third:, :third].permute(0, 3, 1, 2).float()
-            grown = torch.nn.functional.interpolate(corner, size=(self._side,) * 2)
+            grown = torch.nn.functional.interpolate(corner, size=(CROP_SIDE, CROP_SIDE))
             backs[crowd] = grown.to(torch.uint8).permute(0, 2, 3, 1)
         return backs
 
@@ -214,12 +242,12 @@ def train(
     torch_state = torch.Generator().manual_seed(config.seed)
     net, averaged = _fresh_net(points, torch_state), LandmarkNet(points)
     crops = Crops(people, points, config.seed)
-    _, first_points, _ = crops.batch(2048 if len(people.rgba) > 2048 else 256, 0.0, generator=generator)
+    _, first_points, _ = crops.batch(
+        2048 if len(people.rgba) > 2048 else 256, 0.0, generator=generator
+    )
     net.start_at(first_points)
     averaged.load_state_dict(net.state_dict())
-    optimizer = torch.optim.AdamW(
-        net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW(_groups(net), weight_decay=config.weight_decay)
     checkpoint = folder / "checkpoint.pt"
     step, spent = 0, 0.0
     if checkpoint.is_file():
@@ -234,6 +262,8 @@ def train(
     weights = point_weights(points)
     started = time.monotonic() - spent
     net.train()
+    batches = crops.ahead(config.batch, config.face_free, generator=generator)
+    chance = generator.get_state()
     while step < config.steps:
         progress = step / config.steps
         if minutes is not None:
@@ -243,8 +273,8 @@ def train(
         rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
         rate *= min(1.0, (step + 1) / config.warm_up)
         for group in optimizer.param_groups:
-            group["lr"] = max(rate, 1e-5)
-        images, truth, is_face = crops.batch(config.batch, config.face_free, generator=generator)
+            group["lr"] = max(rate, 1e-5) * group["share"]
+        images, truth, is_face, chance = next(batches)
         images = images.contiguous(memory_format=torch.channels_last)
         loss, distance = loss_of(net, images, truth, is_face, weights)
         optimizer.zero_grad(set_to_none=True)
@@ -254,22 +284,40 @@ def train(
         step += 1
         _average(averaged, net, min(config.ema, (1 + step) / (10 + step)))
         if step % 20 == 0 or step == 1:
-            row = [step, f"{float(loss):.4f}", f"{float(distance) * CROP_SIDE:.3f}", f"{rate:.2e}"]
+            pixels = float(distance) * CROP_SIDE
+            row = [step, f"{loss.item():.4f}", f"{pixels:.3f}", f"{rate:.2e}"]
             with open(folder / "loss.csv", "a", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerow([*row, f"{time.monotonic() - started:.0f}"])
         if step % 100 == 0:
-            pixels = float(distance) * CROP_SIDE
             speed = step * config.batch / (time.monotonic() - started)
-            log.info("step %d loss %.3f, %.2f px, %.0f img/s", step, float(loss), pixels, speed)
+            log.info("step %d loss %.3f, %.2f px, %.0f img/s", step, loss.item(), pixels, speed)
         if step % config.save_every == 0:
-            _save(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, generator)
+            _save(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance)
             if export is not None:
                 save_landmark_net(averaged, export, metadata or {})
-    _save(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, generator)
+    batches.close()
+    _save(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance)
     if export is not None:
         save_landmark_net(averaged, export, metadata or {})
     _draw_curve(folder)
     return averaged.eval()
+
+
+def _groups(net: LandmarkNet) -> list[dict[str, object]]:
+    """Parameters and their share of the learning rate.
+
+    One step of Adam changes all weights alike, and these heads sum over many: at the full rate
+    their outputs would jump by several pixels a step.
+    """
+    heads = [*net.mean_head.parameters()]
+    sigmas = [*net.sigma_head.parameters(), *net.code_head.parameters()]
+    slow = {id(parameter) for parameter in [*heads, *sigmas]}
+    rest = [parameter for parameter in net.parameters() if id(parameter) not in slow]
+    return [
+        {"params": rest, "share": 1.0},
+        {"params": sigmas, "share": 0.3},
+        {"params": heads, "share": 0.02},
+    ]
 
 
 def _fresh_net(points: LandmarkPoints, generator: torch.Generator) -> LandmarkNet:
@@ -277,7 +325,10 @@ def _fresh_net(points: LandmarkPoints, generator: torch.Generator) -> LandmarkNe
     net = LandmarkNet(points)
     with torch.no_grad():
         for module in net.modules():
-            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and module.weight.abs().max() > 0:
+            if (
+                isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
+                and module.weight.abs().max() > 0
+            ):
                 fan_in = module.weight[0].numel()
                 noise = torch.randn(module.weight.shape, generator=generator)
                 module.weight.copy_(noise * math.sqrt(2 / fan_in))
@@ -301,7 +352,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     step: int,
     spent: float,
-    generator: torch.Generator,
+    chance: Tensor,
 ) -> None:
     state = {
         "net": net.state_dict(),
@@ -309,7 +360,7 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "step": step,
         "spent": spent,
-        "generator": generator.get_state(),
+        "generator": chance,
     }
     with replacing(path) as written:
         torch.save(state, written)
@@ -376,7 +427,9 @@ def held_out_error(net: LandmarkNet, studio: Studio, count: int = 300) -> dict[s
     }
 
 
-def ship(net: LandmarkNet, flame: Flame, config: LandmarkTraining, steps: int, studio: Studio) -> None:
+def ship(
+    net: LandmarkNet, flame: Flame, config: LandmarkTraining, steps: int, studio: Studio
+) -> None:
     """Write the network under `assets/` and enter it into the manifest with its figures."""
     figures = {name: round(value, 3) for name, value in held_out_error(net, studio).items()}
     files = save_landmark_net(net, PACKAGE / SHIPPED_LANDMARKS, head_metadata())
@@ -410,7 +463,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=LandmarkTraining.batch)
     parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="beside the one that makes crops")
     parser.add_argument("--export", type=Path, help="write the averaged network here as it learns")
     parser.add_argument("--ship", action="store_true", help="write it under assets/ at the end")
 

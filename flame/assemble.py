@@ -146,8 +146,9 @@ def assemble(source: Statistics, settings: HeadSettings) -> tuple[FlameArrays, T
     mirror = np.concatenate([mirror, _nearest_mirror(template[build.count :]) + build.count])
     importance = _face_importance(skin_mesh, source, len(template))
     modes, _ = face_weighted_modes(modes, source.antisymmetric, template, importance)
+    opened = template + 0.45 * expression[ARKIT_NAMES.index("jawOpen")]
     topology = _topology(
-        template, polygons, parts, mirror, lash_uv, cloth, skin_mesh, skin_here, source, settings
+        template, opened, polygons, parts, mirror, lash_uv, cloth, skin_mesh, skin_here, source, settings
     )
     arrays = _arrays(template, modes, expression, weights, head_share, source, eyes_here, skin_here)
     return arrays, topology
@@ -285,14 +286,19 @@ def _follow_eyeballs(
 def _add_lashes(build: _Assembly, source: Statistics) -> Floats:
     """Both sides' lash strips; UV [n, 2] of the left side's vertices."""
     polygons = source.polygons[slice(*source.parts["eyelashes_left"])]
-    used, packed, uv = lash_strips(source.neutral, polygons, source.eye_centers[0])
+    strips = lash_strips(source.neutral, polygons, source.eye_centers[0])
+    used, roots, packed, uv, length = strips
     count = len(used)
-    for part, carriers, shift, quads in (
-        ("lashes_left", used, count, packed),
-        ("lashes_right", source.mirror[used], -count, packed[:, ::-1]),
+    for part, carriers, feet, shift, quads in (
+        ("lashes_left", used, roots, count, packed),
+        ("lashes_right", source.mirror[used], source.mirror[roots], -count, packed[:, ::-1]),
     ):
         rows = csr_matrix(
-            (np.ones(count), (np.arange(count), carriers)), shape=(count, len(source.neutral))
+            (
+                np.concatenate([length, 1 - length]),
+                (np.tile(np.arange(count), 2), np.concatenate([carriers, feet])),
+            ),
+            shape=(count, len(source.neutral)),
         )
         build.add(
             rows,
@@ -469,6 +475,7 @@ def _face_importance(mesh: Remeshed, source: Statistics, count: int) -> Floats:
 
 def _topology(
     template: Floats,
+    opened: Floats,
     polygons: Ints,
     parts: Ints,
     mirror: Ints,
@@ -494,7 +501,7 @@ def _topology(
 
     chosen = of("face", "neck", "eye_socket")
     crown = template[skin_here][template[skin_here][:, 1].argmax()]
-    place(chosen, *_unwrap_part(template, polygons[chosen], mirror, crown))
+    place(chosen, *_unwrap_part(opened, polygons[chosen], mirror, crown))
     eye = eyeball(np.zeros(3), 1.0, 0.0)
     place(of("eye_left"), eye.uv, eye.uv_polygons)
     right = polygons[of("eye_right")]

@@ -196,7 +196,7 @@ def _hairs(face: Face, rng: np.random.Generator) -> list[Component]:
     scalp = smoothstep(-2.5, 9.0, roots) * (1 - ear_mask(face))
     return [
         Component("brow density", brow, (-0.34, -0.37, -0.38), "fine", 4.0),
-        Component("brow warmth", brow, (0.14, 0.0, -0.12), "fine", 0.0),
+        Component("brow warmth", brow, (0.10, 0.0, -0.12), "fine", 0.0),
         Component("brow thickness", brows.rim, (-0.27, -0.30, -0.31), "fine", 1.5),
         Component("brow height", brows.raised, (-0.20, -0.22, -0.23), "fine"),
         Component("beard shadow", (beard * grain).astype(np.float32), (-1.05, -0.95, -0.76),
@@ -204,7 +204,7 @@ def _hairs(face: Face, rng: np.random.Generator) -> list[Component]:
         Component("moustache shadow", (moustache * grain).astype(np.float32),
                   (-1.05, -0.95, -0.76), "fine", one_sided=True),
         Component("scalp tint", scalp, (-0.24, -0.245, -0.25), "medium", 2.8),
-        Component("scalp warmth", scalp, (0.07, 0.0, -0.08), "medium", 0.0),
+        Component("scalp warmth", scalp, (0.05, 0.0, -0.06), "medium", 0.0),
     ]  # fmt: skip
 
 
@@ -226,12 +226,15 @@ def beard_masks(face: Face) -> tuple[Array, Array]:
     below_lip = bell((x - corner * 0.55) ** 2, 5.0) * bell((y - mouth[1] + 14) ** 2, 6.0)
     beard *= 1 - 0.35 * below_lip
     nose = marks68[33, 1]
-    moustache = smoothstep(nose + 2, nose - 4, y) * smoothstep(mouth[1] - 14, mouth[1] - 2, y)
+    top = nose - 7 * np.clip(x / corner, 0, 1.3) ** 2  # it droops toward the corners
+    moustache = smoothstep(3, -4, y - top) * smoothstep(mouth[1] - 14, mouth[1] - 2, y)
     moustache *= smoothstep(corner * 1.35, corner * 0.95, x) * smoothstep(0.6, 2.5, lips)
     moustache *= 1 - 0.4 * bell(x**2, 2.2)
-    visible = face.front * smoothstep(9.0, 6.0, face.depth + 40 * (y > mouth[1] + 40))
-    neck = y < marks68[8, 1] + 4  # under the chin the chart sees skin behind the jaw
-    hold = np.where(neck, face.front, visible)
+    low = smoothstep(mouth[1] + 62, mouth[1] + 30, y)
+    visible = face.front * smoothstep(9.0, 6.0, face.depth) * low
+    # under the chin the chart sees skin behind the jaw
+    neck = smoothstep(marks68[8, 1] + 14, marks68[8, 1] - 2, y)
+    hold = visible + (face.front - visible) * neck
     return (beard * hold).astype(np.float32), (moustache * visible).astype(np.float32)
 
 
@@ -254,7 +257,7 @@ def _spots(face: Face, rng: np.random.Generator) -> list[Component]:
         8.0, 6.0, face.depth
     )
     sunny = np.maximum(face.blob(nose, (34.0, 13.0)), face.blobs(_cheek(face), (22.0, 17.0)))
-    sunny = np.maximum(sunny, 0.35 * face.blob((marks68[21] + marks68[22]) / 2 + [0, 22], (48, 22)))
+    sunny = np.maximum(sunny, 0.2 * face.blob((marks68[21] + marks68[22]) / 2 + [0, 22], (48, 22)))
     patches = np.clip(1 + 0.5 * value_noise(points, 12.0, rng), 0.1, 2)
     places, _ = scatter(points, 0.075 * sunny * patches * open_skin, face.area, rng)
     places = places[thinned(places, 1.1, rng)]
@@ -280,7 +283,7 @@ def _spots(face: Face, rng: np.random.Generator) -> list[Component]:
         Component("freckles", freckles.astype(np.float32), (-0.46, -0.70, -0.90), "medium",
                   one_sided=True),
         Component("moles", moles, (-0.7, -0.95, -1.05), "medium", one_sided=True),
-        Component("age spots", ages, (-0.50, -0.72, -0.86), "medium", one_sided=True),
+        Component("age spots", ages, (-0.28, -0.40, -0.48), "medium", one_sided=True),
         Component("blotches", (blotch * (0.35 + 0.65 * open_skin)).astype(np.float32),
                   (-0.006, -0.028, -0.026), "medium", 0.3),
     ]  # fmt: skip

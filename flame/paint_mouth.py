@@ -95,7 +95,7 @@ def _gums(points: Array, gums: Array, rng: np.random.Generator) -> tuple[Array, 
     vessels = 0.5 * value_noise(points, 5.0, rng) + 0.5 * value_noise(points, 1.4, rng)
     behind = smoothstep(points[:, 2].max() - 6, points[:, 2].max() - 34, points[:, 2])
     color = _GUM * (1 + 0.05 * vessels[:, None] * np.array([0.5, 1.2, 1.1]))
-    return color * (1 - 0.45 * behind)[:, None], np.full(len(points), 0.28)
+    return color * (1 - 0.45 * behind)[:, None], np.full(len(points), 0.36)
 
 
 def _tongue(points: Array, gums: Array, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -124,4 +124,4 @@ def _bag(points: Array, gums: Array, rng: np.random.Generator) -> tuple[Array, A
     del gums
     behind = smoothstep(points[:, 2].max() - 4, points[:, 2].max() - 40, points[:, 2])
     color = _BAG * (1 + 0.05 * value_noise(points, 4.0, rng))[:, None]
-    return color * (1 - 0.65 * behind)[:, None], np.full(len(points), 0.35)
+    return color * (1 - 0.65 * behind)[:, None], np.full(len(points), 0.5)

@@ -23,7 +23,7 @@ def draw_amounts(
     def uniform() -> Tensor:
         return torch.rand(count, generator=generator)
 
-    melanin = 3.6 * (uniform() - 0.5) + 0.2 * normal()
+    melanin = (3.5 * (uniform() - 0.5) + 0.15 * normal()).clamp(min=-1.75)
     constant, slope, bend = _UNDERTONE_OF_MELANIN
     locus = constant + slope * melanin + bend * melanin.square() - _UNDERTONE_MEAN
     male = (uniform() < 0.5).float()

@@ -55,27 +55,34 @@ def eyeball(center: Floats, radius: float, bulge: float) -> Part:
     return Part(center + axis * distance[:, None], grid, uv, grid)
 
 
-def lash_strips(verts: Floats, polygons: Ints, lid_center: Floats) -> tuple[Ints, Ints, Floats]:
+LOWER_LASH_LENGTH = 0.55  # of the source's lower strip, which is as long as the upper one
+
+
+def lash_strips(
+    verts: Floats, polygons: Ints, lid_center: Floats
+) -> tuple[Ints, Ints, Ints, Floats, Floats]:
     """One upper and one lower strip out of layered lash shells.
 
-    Returns source vertices [n], polygons [p, 4] into them, and UV [n, 2]: u along the lid from the
-    nose outward, v from root to tip.
+    Returns source vertices [n], the root vertex below each [n], polygons [p, 4] into them, UV
+    [n, 2] (u along the lid from the nose outward, v from root to tip), and the length that is kept
+    [n]: a vertex stands that far from its root vertex toward the source's place.
     """
-    chosen, uvs = [], []
     components = _components(polygons)
     above = [c for c in components if verts[c].mean((0, 1))[1] > lid_center[1]]
     below = [c for c in components if verts[c].mean((0, 1))[1] <= lid_center[1]]
-    for group in (above, below):
-        strip = max(group, key=lambda c: _area(verts, c))
-        chosen.append(strip)
-        uvs.append(_strip_uv(verts, strip))
-    both = np.concatenate(chosen)
-    used, packed = np.unique(both, return_inverse=True)
-    uv = np.zeros((len(used), 2))
-    for strip, coordinates in zip(chosen, uvs, strict=True):
+    strips = [max(group, key=lambda c: _area(verts, c)) for group in (above, below)]
+    used, packed = np.unique(np.concatenate(strips), return_inverse=True)
+    uv, roots = np.zeros((len(used), 2)), used.copy()
+    length = np.ones(len(used))
+    for strip, share in zip(strips, (1.0, LOWER_LASH_LENGTH), strict=True):
         own = np.unique(strip)
-        uv[np.searchsorted(used, own)] = coordinates
-    return used, packed.reshape(both.shape), uv
+        here = np.searchsorted(used, own)
+        uv[here] = _strip_uv(verts, strip)
+        feet = own[uv[here, 1] < 1e-6]
+        nearest = np.linalg.norm(verts[own][:, None] - verts[feet][None], axis=2).argmin(1)
+        roots[here] = feet[nearest]
+        length[here] = np.where(uv[here, 1] < 1e-6, 1.0, share)
+    return used, roots, packed.reshape(-1, 4), uv, length
 
 
 def _components(polygons: Ints) -> list[Ints]:

@@ -18,10 +18,10 @@ def unwrap_skin(
 ) -> tuple[Floats, Ints]:
     """UV [T, 2] and UV polygons [P, 4] of a mirror-symmetric surface, cut down the back midline.
 
-    The half with x >= 0 is flattened by symmetric Dirichlet energy (Rabinovich et al. 2017) with its
-    front midline tied to u = 0.5, then mirrored. The reference shape is first inverted about
+    The half with x >= 0 is flattened by symmetric Dirichlet energy (Rabinovich et al. 2017) with
+    its front midline tied to u = 0.5, then mirrored. The reference shape is first inverted about
     `focus`, a point before the face: inversion is conformal, so it only gives the face more texels.
-    `crown` is the point where the cut ends.
+    `crown` is the point where the cut ends. The mouth should be open, so that the lips lie apart.
     """
     import igl
 
@@ -32,13 +32,13 @@ def unwrap_skin(
     number = np.full(len(verts), -1)
     number[keep] = np.arange(len(keep))
     triangles = triangulate(number[half_polygons])
-    reference = _inverted(verts[keep], focus)
     # the back of the midline is the cut: those points are free
-    front = middle[keep] & ~((verts[keep][:, 2] < crown[2]) & (verts[keep][:, 1] < crown[1] + 1e-9))
-    start = _disc_start(triangles, verts[keep], front)
-    tied = np.flatnonzero(front)
-    flat = _slim(igl, reference, triangles, start, tied)
-    flat = _tie_seam(flat, front)
+    places = verts[keep]
+    front = middle[keep] & ~((places[:, 2] < crown[2]) & (places[:, 1] < crown[1] + 1e-9))
+    triangles, places, front = _closed_mouth(triangles, places, front)
+    start = _disc_start(triangles, places, front)
+    flat = _slim(igl, _inverted(places, focus), triangles, start, np.flatnonzero(front))
+    flat, front = _tie_seam(flat, front)[: len(keep)], front[: len(keep)]
     size = (np.ptp(flat[:, 0]) * 2, np.ptp(flat[:, 1]))
     scale = (1 - 2 * GUTTER) / max(size)
     u = 0.5 + scale * flat[:, 0]
@@ -54,6 +54,31 @@ def unwrap_skin(
     uv_polygons[~is_right] = left_index[number[mirror[polygons[~is_right]]]]
     used, packed = np.unique(uv_polygons, return_inverse=True)
     return uv[used], packed.reshape(uv_polygons.shape)
+
+
+def _closed_mouth(
+    triangles: Ints, verts: Floats, front: Bools
+) -> tuple[Ints, Floats, Bools]:
+    """The half face with a membrane in its mouth, hung from one more vertex on the midline.
+
+    Without it nothing would keep upper and lower lip from overlapping in the plane.
+    """
+    loop = np.array(max(boundary_loops(triangles), key=len))
+    is_front = front[loop]
+    starts = np.flatnonzero(is_front & ~np.roll(is_front, -1))
+    chains = []
+    for start in starts:
+        run = np.roll(loop, -start)
+        length = 1 + int(np.argmax(front[run[1:]]))
+        chains.append(run[: length + 1])
+    lips = min(chains, key=len)
+    centre = verts[lips[[0, -1]]].mean(0, keepdims=True)
+    fan = np.stack([np.full(len(lips) - 1, len(verts)), lips[1:], lips[:-1]], axis=1)
+    return (
+        np.concatenate([triangles, fan]),
+        np.concatenate([verts, centre]),
+        np.append(front, True),
+    )
 
 
 def _inverted(verts: Floats, focus: Floats) -> Floats:
@@ -170,7 +195,9 @@ def _areas(verts: Floats, triangles: Ints) -> Floats:
     return np.asarray(np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2)
 
 
-def stretch(verts: Floats, triangles: Ints, uv: Floats, uv_triangles: Ints) -> tuple[Floats, Floats, int]:
+def stretch(
+    verts: Floats, triangles: Ints, uv: Floats, uv_triangles: Ints
+) -> tuple[Floats, Floats, int]:
     """Area ratio [F] over its median, anisotropy [F] and the number of flipped triangles."""
     corners, flat = verts[triangles], uv[uv_triangles]
     e1, e2 = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
@@ -209,15 +236,12 @@ def pack_islands(verts: Floats, polygons: Ints) -> tuple[Floats, Ints]:
         (second[:, 0] != uv_polygons[quads, 0]) | (second[:, 1] != uv_polygons[quads, 2])
     ]
     if len(broken):
-        uv, uv_polygons = _split_corners(uv.astype(np.float64), uv_polygons, broken, indices, quads)
+        uv, uv_polygons = _split_corners(uv.astype(np.float64), uv_polygons, broken)
     return np.asarray(uv, dtype=np.float64), uv_polygons
 
 
-def _split_corners(
-    uv: Floats, uv_polygons: Ints, broken: Ints, indices: Ints, quads: Ints
-) -> tuple[Floats, Ints]:
-    """Give a quad cut by a chart border the chart of its first triangle, fourth corner extrapolated."""
+def _split_corners(uv: Floats, uv_polygons: Ints, broken: Ints) -> tuple[Floats, Ints]:
+    """Give a quad cut by a chart border its first triangle's chart, the fourth corner guessed."""
     extra = uv[uv_polygons[broken, 0]] + uv[uv_polygons[broken, 2]] - uv[uv_polygons[broken, 1]]
     uv_polygons[broken, 3] = len(uv) + np.arange(len(broken))
-    del indices, quads
     return np.concatenate([uv, np.clip(extra, 0, 1)]), uv_polygons

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import trimesh
@@ -55,6 +57,14 @@ def test_less_than_one_percent_pokes_through_another_head(style, stretch):
     radii = RADII * torch.tensor(stretch)
     other = CENTRE + (egg()[0] - CENTRE) * torch.tensor(stretch)
     assert (height(attach(style, other), radii) < -1e-4).float().mean() < 0.01
+
+
+def test_hair_pressed_into_the_head_is_lifted_out_again(style):
+    inward = 0.01 * torch.nn.functional.normalize(CENTRE - attach(style, egg()[0]), dim=1)
+    pressed = attach(dataclasses.replace(style, offsets=style.offsets + inward), egg()[0])
+    guarded = style.clearance > 0
+    assert guarded.float().mean() > 0.4
+    assert height(pressed[guarded]).min() > -1e-4
 
 
 def test_hair_goes_along_when_the_head_is_moved(style):
