@@ -21,20 +21,19 @@ from torch import Tensor
 from avatar.gestures import GAZE_RANGE_DEG
 from avatar.motion import Motion
 from flame.arkit import ARKIT_INDEX
-from flame.camera import LookAt, Projection, orbit
+from flame.camera import LookAt, orbit
 from flame.head import JOINT_NAMES, Head
 from flame.light import Lights, studio_lights
 from flame.material import Material
 from flame.render import Background, Renderer, ambient_occlusion
+from flame.rotation import axis_angle_to_matrix
 from voice.audio import Audio
 
 Steps = Callable[[int, int], None]  # (frames done, frames in all)
 FOV_DEG = 20.0  # a portrait lens, which keeps the nose small
 YAW_DEG = 9.0  # cameras of clips stand a little to the side
+_MOUTH_GLOW = 0.28
 _EYES, _JAW = slice(JOINT_NAMES.index("leftEye"), JOINT_NAMES.index("rightEye") + 1), "jawOpen"
-_DITHER = np.array(
-    [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], dtype=np.float32
-)  # Bayer's matrix
 
 
 @runtime_checkable
@@ -73,9 +72,9 @@ def make_clip(
     audio: Audio,
     *,
     size: int = 512,
-    fps: float = 25,
+    fps: float | int = 25,
     background: Background = None,
-    supersample: float = 1.5,
+    supersample: float | int = 1.25,
     yaw_deg: float = YAW_DEG,
     progress: Steps | None = None,
 ) -> Clip:
@@ -90,10 +89,10 @@ def make_clip(
     if not (math.isfinite(fps) and 1 <= fps <= 120):
         raise ValueError(f"fps={fps} must be from 1 to 120")
     count = max(1, math.ceil(audio.duration_s * fps - 1e-6))
-    moments = _look_aside(_at_frames(motion, count, fps), yaw_deg)
-    camera = frame_portrait(head, yaw_deg)
+    moments = _at_frames(motion, count, float(fps))
+    moments = dataclasses.replace(moments, weights=look_aside(moments.weights, yaw_deg))
     stage = Stage(head, materials, size, background=background, supersample=supersample)
-    return Clip(_Film(stage, camera, moments, progress), float(fps), audio)
+    return Clip(_Film(stage, yaw_deg, moments, progress), float(fps), audio)
 
 
 class Stage:
@@ -106,8 +105,7 @@ class Stage:
         size: int,
         *,
         background: Background = None,
-        supersample: float = 1.5,
-        lights: Lights | None = None,
+        supersample: float | int = 1.25,
     ) -> None:
         if not 1 <= supersample <= 4:
             raise ValueError(f"supersample={supersample} is out of range; choose 1 to 4")
@@ -118,26 +116,22 @@ class Stage:
         self._drawn = size if whole else round(size * supersample)
         self._renderer = Renderer.of_head(head, materials)
         self._occlusion = _openness(head)
-        self._lights = studio_lights() if lights is None else lights
         self._background = _at_size(background, self._drawn)
 
     def photograph(
-        self, verts: Float[Tensor, "1 V 3"], camera: Projection
-    ) -> Float[Tensor, "1 3 S S"]:
-        """One picture of the posed head, sRGB."""
+        self, verts: Float[Tensor, "1 V 3"], yaw_deg: float = 0.0
+    ) -> UInt8[np.ndarray, "S S 3"]:
+        """One picture of the posed head from yaw_deg to the viewer's right, sRGB in 8 bits."""
         image = self._renderer(
             verts,
-            camera,
-            self._lights,
+            frame_portrait(self.head, yaw_deg),
+            _light_from(yaw_deg),
             (self._drawn, self._drawn),
             background=self._background,
             supersample=self._samples,
             occlusion=self._occlusion,
-        )[:, :3]
-        if self._drawn == self.size:
-            return image
-        size = (self.size, self.size)
-        return F.interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
+        )
+        return to_frame(image[:, :3], self.size)
 
 
 def frame_portrait(head: Head, yaw_deg: float = 0.0) -> LookAt:
@@ -166,21 +160,32 @@ def backdrop(size: int) -> Float[Tensor, "3 S S"]:
     return lit + (dark - lit) * share
 
 
-def to_frame(image: Float[Tensor, "1 3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """8 bits, dithered by a pattern that stands still: gradients show no steps, and no noise."""
-    pixels = image[0].permute(1, 2, 0).contiguous().numpy()
-    height, width = pixels.shape[:2]
-    step = np.tile((_DITHER + 0.5) / 16, (height // 4 + 1, width // 4 + 1))[:height, :width]
-    return (pixels * 255 + step[..., None]).clip(0, 255).astype(np.uint8)
+def look_aside(weights: Float[Tensor, "B 52"], yaw_deg: float) -> Float[Tensor, "B 52"]:
+    """ARKit weights with both eyes turned by an angle to the viewer's right."""
+    weights = weights.clone()
+    for side, outward in (("Left", 1.0), ("Right", -1.0)):  # the subject's left is at +x
+        away, toward = ARKIT_INDEX[f"eyeLookOut{side}"], ARKIT_INDEX[f"eyeLookIn{side}"]
+        turn = weights[:, away] - weights[:, toward] + outward * yaw_deg / GAZE_RANGE_DEG
+        weights[:, away], weights[:, toward] = turn.clamp(0, 1), (-turn).clamp(0, 1)
+    return weights
+
+
+def to_frame(image: Float[Tensor, "1 3 H W"], size: int) -> UInt8[np.ndarray, "S S 3"]:
+    """The picture in 8 bits, shrunk to `size` pixels a side by the mean of what each one covers."""
+    # 8-bit images with interleaved channels are what torch shrinks fastest, by far
+    pixels = (image * 255 + 0.5).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    if image.shape[-1] != size:
+        pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy())
 
 
 class _Film:
     """Frames of a clip, drawn anew whenever they are gone through."""
 
     def __init__(
-        self, stage: Stage, camera: Projection, moments: Motion, progress: Steps | None
+        self, stage: Stage, yaw_deg: float, moments: Motion, progress: Steps | None
     ) -> None:
-        self._stage, self._camera = stage, camera
+        self._stage, self._yaw_deg = stage, yaw_deg
         self._moments, self._progress = moments, progress
         # morphs that never move would cost as much as those that do
         self._used = moments.weights.ne(0).any(0).nonzero()[:, 0]
@@ -205,9 +210,7 @@ class _Film:
                 for future in waiting:
                     future.cancel()
 
-    def _next(
-        self, waiting: deque[Future[NDArray[np.uint8]]], submitted: int
-    ) -> NDArray[np.uint8]:
+    def _next(self, waiting: deque[Future[NDArray[np.uint8]]], submitted: int) -> NDArray[np.uint8]:
         frame = waiting.popleft().result()
         if self._progress is not None:
             self._progress(submitted - len(waiting), len(self))
@@ -217,7 +220,7 @@ class _Film:
         with torch.no_grad():
             now = self._moments[index]
             verts = self._head.pose(now.weights[:, self._used], now.rotations)
-            return to_frame(self._stage.photograph(verts, self._camera))
+            return self._stage.photograph(verts, self._yaw_deg)
 
 
 def _with_morphs(head: Head, chosen: Tensor) -> Head:
@@ -233,27 +236,27 @@ def _at_frames(motion: Motion, count: int, fps: float) -> Motion:
     return Motion(fps, moments.weights[index], moments.rotations[index])
 
 
-def _look_aside(motion: Motion, yaw_deg: float) -> Motion:
-    """The motion with both eyes turned by an angle to the viewer's right."""
-    weights = motion.weights.clone()
-    for side, outward in (("Left", 1.0), ("Right", -1.0)):  # the subject's left is at +x
-        away, toward = ARKIT_INDEX[f"eyeLookOut{side}"], ARKIT_INDEX[f"eyeLookIn{side}"]
-        turn = weights[:, away] - weights[:, toward] + outward * yaw_deg / GAZE_RANGE_DEG
-        weights[:, away], weights[:, toward] = turn.clamp(0, 1), (-turn).clamp(0, 1)
-    return dataclasses.replace(motion, weights=weights)
+def _light_from(yaw_deg: float) -> Lights:
+    """The studio's light, which stands beside the camera wherever that goes."""
+    lights = studio_lights()
+    turn = axis_angle_to_matrix(torch.tensor([0.0, math.radians(yaw_deg), 0.0]))
+    # the studio's sky is of the first order, whose three coefficients turn as a vector does
+    sh = torch.cat([lights.sh[:, :1], turn @ lights.sh[:, 1:4], lights.sh[:, 4:]], dim=1)
+    return Lights(sh, lights.directions @ turn.T, lights.colours)
 
 
 def _openness(head: Head) -> Float[Tensor, " V"]:
     """The share of the sky that each vertex sees at rest or, inside the mouth, while speaking."""
     faces, _, ids = head.triangles()
-    sky = ambient_occlusion(head.verts, faces)
+    sky = ambient_occlusion(head.verts, faces, directions=40)
     if "mouth" not in head.material_names or _JAW not in head.morph_names:
         return sky
     spoken = head.verts + 0.6 * head.morphs[head.morph_names.index(_JAW)]
-    inside = faces[ids == head.material_names.index("mouth")].unique()
-    opened = ambient_occlusion(spoken, faces)
+    inside = torch.unique(faces[ids == head.material_names.index("mouth")])
+    opened = ambient_occlusion(spoken, faces, directions=24)
     sky = sky.clone()
-    sky[inside] = opened[inside]
+    # the wet inside scatters what little light comes in; without that it would be black
+    sky[inside] = _MOUTH_GLOW + (1 - _MOUTH_GLOW) * opened[inside]
     return sky
 
 

@@ -17,7 +17,9 @@ from assets.files import replacing
 from assets.image import AI_SOURCE_TYPE
 from voice.audio import SAMPLE_RATE, Audio, resample
 
-AI_COMMENT = f"AI-generated: a synthetic head with synthetic motion. DigitalSourceType: {AI_SOURCE_TYPE}"
+AI_COMMENT = (
+    f"AI-generated: a synthetic head with synthetic motion. DigitalSourceType: {AI_SOURCE_TYPE}"
+)
 _AUDIO_RATE = 48_000  # Hz; phones refuse AAC at some of the lower rates
 _AUDIO_BLOCK = 1024  # samples of one AAC packet
 _ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox", "h264_mf")
@@ -88,22 +90,21 @@ def _encode(
     """Fill the container, sound beside the picture, so that neither waits in memory."""
     rate = Fraction(rate_hz).limit_denominator(1001)
     picture = sound = None
-    count = written = 0
+    end = written = 0  # samples
     samples = resample(audio.samples.detach().float().cpu(), SAMPLE_RATE, _AUDIO_RATE)
     signal = samples[0].clamp(-1, 1).numpy()
-    for frame in frames:
+    for index, frame in enumerate(frames):
         if picture is None or sound is None:
             picture = _picture_stream(container, frame, rate, config)
             sound = container.add_stream("aac", rate=_AUDIO_RATE, layout="mono")
             sound.bit_rate = config.audio_kbps * 1000
         if frame.shape != (picture.height, picture.width, 3):
             raise ValueError(
-                f"frame {count} has shape {frame.shape}, the first had "
+                f"frame {index} has shape {frame.shape}, the first had "
                 f"{(picture.height, picture.width, 3)}; give frames of one size"
             )
-        container.mux(picture.encode(_to_yuv(frame, count, rate)))
-        count += 1
-        end = round(count * _AUDIO_RATE / rate)
+        container.mux(picture.encode(_to_yuv(frame, index, rate)))
+        end = round((index + 1) * _AUDIO_RATE / rate)
         while written + _AUDIO_BLOCK <= end:
             container.mux(sound.encode(_block(signal, written, written + _AUDIO_BLOCK)))
             written += _AUDIO_BLOCK

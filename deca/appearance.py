@@ -12,6 +12,7 @@ from deca.codes import Codes
 from deca.fit_photo import face_region
 from deca.landmark_points import pupil_verts
 from flame.hair import HairStyle, attach
+from flame.interpolate import interpolate
 from flame.light import sh_shading
 from flame.model import Flame
 from flame.raster import rasterize
@@ -22,6 +23,7 @@ Rgb = tuple[float, float, float]
 
 IRIS_RADIUS = 0.0055  # metres, on the shipped head's eyes
 _DEFAULT_IRIS: Rgb = (0.30, 0.20, 0.12)
+_DEFAULT_HAIR: Rgb = (0.25, 0.17, 0.11)
 _SAME_HAIR = 17.0  # CIELAB distance within which a pixel may be hair
 _SAME_SKIN = 11.0
 
@@ -70,21 +72,28 @@ def hair_guess(
     lab = to_lab(crop[0])  # [3, H, W]
     region = face_region(flame)
     verts = flame(codes.params).verts
-    skin = rasterize(codes.camera.clip(verts, size), region.faces, size).face_id[0] >= 0
+    bald = rasterize(codes.camera.clip(verts, size), region.faces, size)
+    share = interpolate(region.share, region.faces, bald)[0, ..., 0]
+    skin = bald.face_id[0] >= 0
+    skin_outline = skin & (share < 0.05)
     cover = {
         name: _cover(flame, codes, style, region.faces, size) for name, style in styles.items()
     }
-    scalp = cover["short"] & _above_brows(flame, codes, verts, size)
+    # inside the bald head's own outline hair is certain where there is any
+    scalp = cover["short"] & skin_outline & _above_brows(flame, codes, verts, size)
+    wall = _backdrop(lab)
+    scalp = scalp & ((lab - wall[:, None, None]).norm(dim=0) > _SAME_SKIN)
     if int(scalp.sum()) < 30:
-        return HairGuess("short", (0.25, 0.17, 0.11))
+        return HairGuess("short", _DEFAULT_HAIR)
     middle = lab[:, scalp].median(1).values
-    tone = lab[:, skin & ~scalp].median(1).values
+    tone = lab[:, skin & (share > 0.5)].median(1).values
     spread = (lab[:, scalp] - middle[:, None]).norm(dim=0).median()
     pixels = srgb_to_linear(crop[0][:, scalp])
-    # the lit side of the strands is the colour; their gaps are shadow
+    # neither the gaps between strands nor their highlights are the hair's colour
     level = pixels.mean(0)
-    lit = pixels[:, level >= level.quantile(0.5)].median(1).values
-    color = _rgb(lit / float(codes.light[0].mean() * 0.282 + 0.35), 0.012, 0.75)
+    usual = (level >= level.quantile(0.35)) & (level <= level.quantile(0.85))
+    light = float(codes.light[0, 0].mean()) * 0.282 + 0.25
+    color = _rgb(pixels[:, usual].median(1).values / light, 0.012, 0.75)
     if float((middle - tone).norm()) < _SAME_SKIN and float(spread) < 12:
         return HairGuess(None, color)
     like_hair = ((lab - middle[:, None, None]).norm(dim=0) < _SAME_HAIR) & (
@@ -99,6 +108,13 @@ def hair_guess(
     if filled(sides) > 0.4:
         return HairGuess("long" if filled(lengths) > 0.45 else "bob", color)
     return HairGuess("short", color)
+
+
+def _backdrop(lab: Float[Tensor, "3 H W"]) -> Float[Tensor, "3"]:
+    """The usual colour of the picture's upper corners."""
+    height, width = lab.shape[1] // 8, lab.shape[2] // 8
+    corners = torch.cat([lab[:, :height, :width], lab[:, :height, -width:]], dim=2)
+    return corners.flatten(1).median(1).values
 
 
 def _cover(

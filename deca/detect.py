@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from flame.records import TensorRecord
 
 log = logging.getLogger(__name__)
 
-Backend = Literal["auto", "face-alignment", "mediapipe", "lbp"]
 BACKENDS = ("auto", "face-alignment", "mediapipe", "lbp")
 MIN_FACE = 24  # px between chin and brows; below, points are guesses
 BYSTANDER = 0.35  # faces smaller than this share of the largest are not what the photo is of
@@ -32,7 +31,7 @@ BYSTANDER = 0.35  # faces smaller than this share of the largest are not what th
 _LOOK_SIDE = 640  # px; larger pictures are searched at this size
 _FINE_SIDE = 320  # smaller ones are searched at twice their size
 # Where the points' bounding square lies in a box of the cascade, in the box's sides: centre, side.
-_LBP_CENTER, _LBP_SIDE = (0.5, 0.60), 0.93
+_LBP_CENTER, _LBP_SIDE = (0.51, 0.60), 1.2
 _FAN_FILES = ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar")
 _TASK_FILE = "mediapipe/face_landmarker.task"
 _Array = NDArray[np.float32]
@@ -52,7 +51,7 @@ def detect(
     *,
     box: tuple[float, float, float, float] | None = None,
     points: Float[Tensor, "1 68 2"] | None = None,
-    backend: Backend = "auto",
+    backend: str = "auto",
     net: LandmarkNet | None = None,
 ) -> Detection:
     """The face of a portrait: the user's points or box if given, else the first backend at hand.
@@ -95,7 +94,7 @@ def _box_of(points: Float[Tensor, "L 2"], image: Tensor) -> Tensor:
     if not bool(torch.isfinite(points).all()):
         raise ValueError("the 68 points contain NaN or infinity; give pixels")
     low, high = points.amin(0), points.amax(0)
-    return _checked_box((*low.tolist(), *high.tolist()), image)  # type: ignore[arg-type]
+    return _checked_box((*low.tolist(), *high.tolist()), image)
 
 
 def _check_size(side: float) -> None:
@@ -219,7 +218,7 @@ def _cascade() -> Any:
 
 
 def _by_cascade(image: Tensor, net: LandmarkNet) -> Detection:
-    """Candidates of the cascade, upright then tilted; then of the network; each looked at closely."""
+    """Candidates of the cascade, upright then tilted; then of the network; each looked at."""
     scale = _search_scale(image)
     small = F.interpolate(
         image, scale_factor=scale, mode="bilinear", antialias=True, align_corners=False,
@@ -292,32 +291,29 @@ def scan_boxes(
     image: Float[Tensor, "1 3 H W"], net: LandmarkNet, keep: int = 4
 ) -> list[Float[Tensor, " 4"]]:
     """The places where the network itself sees a face, best first: it knows turned heads too."""
-    height, width = image.shape[-2:]
-    boxes = []
-    side = 0.75 * min(height, width)
-    while side > max(36, 0.11 * max(height, width)):
-        step = 0.30 * side
-        rows = max(1, round((height - 0.6 * side) / step))
-        columns = max(1, round((width - 0.6 * side) / step))
-        for y in np.linspace(0.3 * side, height - 0.3 * side, rows) if rows > 1 else [height / 2]:
-            for x in (
-                np.linspace(0.3 * side, width - 0.3 * side, columns) if columns > 1 else [width / 2]
-            ):
+    boxes: list[tuple[float, float, float, float]] = []
+    windows: list[Tensor] = []
+    side = 0.8 * min(image.shape[-2:])
+    smallest = max(40.0, 0.13 * max(image.shape[-2:]))
+    while side > smallest:
+        # at this scale a window of the network's size shows a face of `side` as training did
+        scale = CROP_SIDE / (CROP_VIEW * side)
+        level = F.interpolate(
+            image, scale_factor=scale, mode="bilinear", antialias=True, align_corners=False
+        )
+        level = F.pad(level, (CROP_SIDE // 2,) * 4, mode="replicate")
+        for row in _places(level.shape[-2]):
+            for column in _places(level.shape[-1]):
+                windows.append(level[..., row : row + CROP_SIDE, column : column + CROP_SIDE])
+                # padding and half a window cancel: the window's corner is its middle unpadded
+                x, y = column / scale, row / scale
                 boxes.append((x - side / 2, y - side / 2, x + side / 2, y + side / 2))
-        side *= 0.72
+        side *= 0.68
     if not boxes:
         return []
-    crops = torch.cat(
-        [
-            crop_square(
-                image, torch.tensor([(b[0] + b[2]) / 2, (b[1] + b[3]) / 2], dtype=torch.float32),
-                CROP_VIEW * (b[2] - b[0]), CROP_SIDE,
-            ).image
-            for b in boxes
-        ]
-    )  # fmt: skip
+    crops = torch.cat(windows)
     with torch.no_grad():
-        logits = torch.cat([net.eval()(part).face_logit for part in crops.split(64)])
+        logits = torch.cat([net.eval()(part).face_logit for part in torch.split(crops, 64)])
     order = logits.argsort(descending=True)
     chosen: list[Tensor] = []
     for index in order.tolist():
@@ -327,6 +323,13 @@ def scan_boxes(
         if all(overlap(box, other) < 0.3 for other in chosen):
             chosen.append(box)
     return chosen
+
+
+def _places(extent: int) -> range:
+    """Offsets of windows along an axis that was padded by half a window on both sides."""
+    # faces are not cut off by more than a third
+    edge, step = CROP_SIDE // 5, CROP_SIDE // 4
+    return range(edge, extent - CROP_SIDE - edge + 1, step)
 
 
 def confirmed(

@@ -132,7 +132,7 @@ def fit_photo(
     params, camera = tuned.values()
     params, camera = _detached(params), _detached(camera)
     light, albedo, _ = _appearance(flame, model, image, params, camera, region, config, albedo)
-    log.info("photometric fit: last difference %.3f, points %.2f", float(pixel), float(point))
+    log.info("photometric fit: last difference %.3f, points %.2f", pixel.item(), point.item())
     return Codes(params, albedo[None], camera, light[None])
 
 

@@ -84,11 +84,11 @@ def landmark_points(flame: Flame) -> LandmarkPoints:
     return LandmarkPoints(corners, bary, flip, rest)
 
 
-def pupil_verts(flame: Flame) -> Int[Tensor, "2"]:
+def pupil_verts(flame: Flame) -> Int[Tensor, 2]:
     """The foremost vertex of the left and of the right eyeball."""
     found = []
     for part in ("eye_left", "eye_right"):
-        verts = flame.topology.part_polygons(part).unique()
+        verts = flame.topology.part_polygons(part).unique()  # type: ignore[no-untyped-call]
         verts = verts[verts >= 0]
         front = flame.template[verts, 2]
         # the optical axis is +z, so the pupil's vertex is the highest along it

@@ -74,7 +74,7 @@ class Landmarks(TensorRecord):
     def is_face(self) -> bool:
         """Whether the network believes that it looked at a face."""
         return (
-            self.face_probability > 0.5 and self.uncertainty() < 0.05 and self.disagreement < 0.06
+            self.face_probability > 0.5 and self.uncertainty() < 0.058 and self.disagreement < 0.08
         )
 
 
@@ -226,7 +226,7 @@ class LandmarkNet(nn.Module):
         return mean, (sigma[0] + sigma[1, self.flip]) / 2, answer.face_logit.mean()
 
 
-def crop_of(points: Float[Tensor, "L 2"]) -> tuple[Float[Tensor, "2"], float, float]:
+def crop_of(points: Float[Tensor, "L 2"]) -> tuple[Float[Tensor, 2], float, float]:
     """Centre, side of the upright bounding square, and roll (radians) of a face's points.
 
     The roll is that of the line through the eyes' middles; positive is clockwise in the picture.
@@ -243,7 +243,7 @@ def crop_of(points: Float[Tensor, "L 2"]) -> tuple[Float[Tensor, "2"], float, fl
 def negative_log_likelihood(
     answer: Prediction, truth: Float[Tensor, "B L 2"], weights: Float[Tensor, " L"]
 ) -> Float[Tensor, " B"]:
-    """Gaussian negative log-likelihood of the points, weighted mean per crop (Wood et al., eq. 1)."""
+    """Gaussian negative log-likelihood, weighted mean over the points (Wood et al., eq. 1)."""
     squared = (answer.mean - truth).square().sum(-1)
     loss = 2 * answer.log_sigma + squared / 2 * torch.exp(-2 * answer.log_sigma)
     return (loss * weights).sum(1) / weights.sum()

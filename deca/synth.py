@@ -19,20 +19,20 @@ from PIL import Image
 from torch import Tensor
 
 from assets.files import replacing
-from assets.store import user_folder
 from deca import synth_scene as scene
 from deca.landmark_points import N_LANDMARKS, LandmarkPoints, landmark_points
-from deca.synth_people import Face, draw_camera, draw_face, draw_lights, draw_shape, draw_turn
-from deca.synth_wardrobe import Wardrobe, load_wardrobe, paint_wardrobe
+from deca.synth_people import draw_camera, draw_face, draw_lights, draw_shape, draw_turn
+from deca.synth_wardrobe import Wardrobe, make_wardrobe
 from flame.camera import Camera
 from flame.hair import attach
 from flame.hair_texture import HAIR_COLORS, hair_material
 from flame.head import Head
 from flame.load import load_head
 from flame.material import Material
-from flame.model import PARENTS, Flame, joint_transforms, skin
+from flame.model import PARENTS, Flame, Posed, joint_transforms, skin
+from flame.outfit import load_outfit
 from flame.params import Params, params_from_arkit
-from flame.render import Renderer, RenderConfig
+from flame.render import RenderConfig, Renderer
 from flame.rotation import axis_angle_to_matrix
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class Studio:
     @torch.no_grad()
     def _posed(self, params: Params, shape: Tensor, style: str) -> Float[Tensor, "T W 3"]:
         """Posed vertices of head and hair; hair moves with the skin that it grows on."""
-        posed = self.flame(params)
+        posed: Posed = self.flame(params)
         if style == "none":
             return posed.verts
         hair = self.wardrobe.hair[style]
@@ -326,15 +326,10 @@ def shots(studio: Studio, count: int, *, seed: int, takes: int = 4) -> Iterator[
         yield from studio.shoot(min(takes, count - person * takes), generator=generator)
 
 
-def open_wardrobe(flame: Flame, path: Path | None = None) -> Wardrobe:
-    """The wardrobe at `path`; painted (some minutes) and kept there if it is not there yet."""
-    path = path or user_folder() / "wardrobe.safetensors"
-    if path.is_file() or path.with_name(path.name + ".index.json").is_file():
-        return load_wardrobe(path)
-    log.info("painting skins, eyes and hair once; kept in %s", path)
-    wardrobe = paint_wardrobe(flame, generator=torch.Generator().manual_seed(0))
-    wardrobe.save(path)
-    return wardrobe
+def open_studio(side: int = SIDE) -> Studio:
+    """A studio with the shipped head and outfit."""
+    wardrobe = make_wardrobe(load_outfit(), generator=torch.Generator().manual_seed(0))
+    return Studio(load_head(), wardrobe, side)
 
 
 def write_people(studio: Studio, count: int, folder: Path, *, seed: int) -> None:
@@ -368,12 +363,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, default=SIDE, help="pixels a side")
-    parser.add_argument("--wardrobe", type=Path, help="where painted textures and hair are kept")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    flame = load_head()
-    studio = Studio(flame, open_wardrobe(flame, options.wardrobe), options.side)
-    write_people(studio, options.count, options.out, seed=options.seed)
+    write_people(open_studio(options.side), options.count, options.out, seed=options.seed)
 
 
 if __name__ == "__main__":

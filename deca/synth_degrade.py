@@ -1,4 +1,4 @@
-"""From rendered people to training crops: backgrounds, random framing, and what cameras do to them."""
+"""Rendered people as training crops: backgrounds, random framing, what cameras do to them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def cut(
     crops = torch.empty(batch, 3, side, side)
     from deca.synth_kernels import cut_people  # compiles at the first import
 
-    cut_people(
+    cut_people(  # type: ignore[no-untyped-call]
         people.contiguous().numpy(),
         backgrounds.contiguous().numpy(),
         matrix.double().contiguous().numpy(),

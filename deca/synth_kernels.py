@@ -27,7 +27,7 @@ def _compile(function: _F) -> _F:
 
 @_compile
 def cut_people(people, backgrounds, matrix, crops):
-    """Fill crops [B, 3, K, K] from RGBA pictures and RGB backgrounds; matrix maps units to pixels."""
+    """Fill crops [B, 3, K, K] from RGBA pictures before RGB backgrounds; by matrix."""
     height, width = people.shape[1], people.shape[2]
     batch, _, rows, columns = crops.shape
     for b in range(batch):

@@ -51,7 +51,7 @@ def random_background(size: int, rng: Rng) -> Bytes:
         image = _cutting(size, rng)
     if rng.random() < 0.5:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 6)))
-    return np.asarray(image)
+    return np.array(image)
 
 
 def _gradient(size: int, rng: Rng) -> Image.Image:
@@ -114,7 +114,7 @@ def _cutting(size: int, rng: Rng) -> Image.Image:
 
 def over(below: Bytes, above: Bytes) -> Bytes:
     """RGBA over RGBA, straight alpha, [H, W, 4]."""
-    return np.asarray(Image.alpha_composite(Image.fromarray(below), Image.fromarray(above)))
+    return np.array(Image.alpha_composite(Image.fromarray(below), Image.fromarray(above)))
 
 
 def draw_glasses(size: int, outlines: list[Floats], temples: list[Floats], rng: Rng) -> Bytes:
@@ -198,8 +198,8 @@ def draw_occluder(size: int, skin: tuple[int, int, int], rng: Rng) -> Bytes:
         ]
         draw.polygon([tuple(corner) for corner in corners], fill=color)
     else:
-        radius = size * fine * rng.uniform(0.06, 0.2, 2)
-        draw.ellipse((*(tip - radius), *(tip + radius)), fill=color)
+        reach = size * fine * rng.uniform(0.06, 0.2, 2)
+        draw.ellipse((*(tip - reach), *(tip + reach)), fill=color)
     if rng.random() < 0.5:
         layer = layer.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2.5)))
     return np.asarray(layer.resize((size, size), Image.Resampling.BOX))

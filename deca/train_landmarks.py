@@ -25,7 +25,7 @@ from torch import Tensor
 from assets.files import replacing, sha256_of
 from assets.store import PACKAGE, register
 from deca import synth_scene as scene
-from deca.landmark_points import LandmarkPoints, landmark_points
+from deca.landmark_points import LandmarkPoints
 from deca.landmarks import (
     CROP_SIDE,
     SHIPPED_LANDMARKS,
@@ -33,10 +33,8 @@ from deca.landmarks import (
     negative_log_likelihood,
     save_landmark_net,
 )
-from deca.synth import Studio, open_wardrobe
+from deca.synth import Studio, open_studio
 from deca.synth_degrade import FramingConfig, cut, degrade, framing, on_background
-from flame.load import load_head
-from flame.model import Flame
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +54,7 @@ class LandmarkTraining:
     warm_up: int = 150
     ema: float = 0.998
     face_free: float = 0.10  # share of crops without a face
+    backgrounds: int = 500  # kept at hand, one replaced a batch
     seed: int = 0
     save_every: int = 400
 
@@ -104,11 +103,13 @@ def read_people(folder: Path) -> People:
 class Crops:
     """Endless training batches from rendered people."""
 
-    def __init__(self, people: People, points: LandmarkPoints, seed: int) -> None:
+    def __init__(
+        self, people: People, points: LandmarkPoints, seed: int, backgrounds: int = 500
+    ) -> None:
         self.people = people
         self._flip = points.flip
         self._rng = np.random.default_rng(seed)
-        stock = [scene.random_background(CROP_SIDE, self._rng) for _ in range(500)]
+        stock = [scene.random_background(CROP_SIDE, self._rng) for _ in range(backgrounds)]
         self._backgrounds = torch.from_numpy(np.stack(stock))
         self._fresh = 0
 
@@ -241,7 +242,7 @@ def train(
     generator = torch.Generator().manual_seed(config.seed)
     torch_state = torch.Generator().manual_seed(config.seed)
     net, averaged = _fresh_net(points, torch_state), LandmarkNet(points)
-    crops = Crops(people, points, config.seed)
+    crops = Crops(people, points, config.seed, config.backgrounds)
     _, first_points, _ = crops.batch(
         2048 if len(people.rgba) > 2048 else 256, 0.0, generator=generator
     )
@@ -332,6 +333,8 @@ def _fresh_net(points: LandmarkPoints, generator: torch.Generator) -> LandmarkNe
                 fan_in = module.weight[0].numel()
                 noise = torch.randn(module.weight.shape, generator=generator)
                 module.weight.copy_(noise * math.sqrt(2 / fan_in))
+                if module.bias is not None and module is not net.sigma_head:
+                    module.bias.zero_()
     return net
 
 
@@ -390,6 +393,12 @@ def _draw_curve(folder: Path) -> None:
         image.save(written)
 
 
+def last_step(folder: Path) -> int:
+    """How many steps the run in a folder has made."""
+    with open(folder / "loss.csv", encoding="utf-8") as file:
+        return max(int(row[0]) for row in csv.reader(file))
+
+
 @torch.no_grad()
 def held_out_error(net: LandmarkNet, studio: Studio, count: int = 300) -> dict[str, float]:
     """Errors on new people, per cent of the distance between the outer eye corners.
@@ -427,9 +436,7 @@ def held_out_error(net: LandmarkNet, studio: Studio, count: int = 300) -> dict[s
     }
 
 
-def ship(
-    net: LandmarkNet, flame: Flame, config: LandmarkTraining, steps: int, studio: Studio
-) -> None:
+def ship(net: LandmarkNet, config: LandmarkTraining, steps: int, studio: Studio) -> None:
     """Write the network under `assets/` and enter it into the manifest with its figures."""
     figures = {name: round(value, 3) for name, value in held_out_error(net, studio).items()}
     files = save_landmark_net(net, PACKAGE / SHIPPED_LANDMARKS, head_metadata())
@@ -458,7 +465,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--people", type=Path, default=Path("out/people"), help="rendered people")
     parser.add_argument("--count", type=int, default=0, help="render this many first")
     parser.add_argument("--run", type=Path, default=Path("out/landmarks"), help="checkpoints")
-    parser.add_argument("--wardrobe", type=Path, help="where painted textures and hair are kept")
     parser.add_argument("--steps", type=int, default=LandmarkTraining.steps)
     parser.add_argument("--batch", type=int, default=LandmarkTraining.batch)
     parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
@@ -471,15 +477,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Render if asked, train, ship if asked."""
     torch.set_num_threads(options.threads)
-    flame = load_head()
-    points = landmark_points(flame)
+    studio = open_studio()
     config = LandmarkTraining(steps=options.steps, batch=options.batch, seed=options.seed)
-    studio = Studio(flame, open_wardrobe(flame, options.wardrobe))
     if options.count:
         render_people(studio, options.count, options.people, seed=options.seed)
     net = train(
         read_people(options.people),
-        points,
+        studio.points,
         options.run,
         config,
         minutes=options.minutes,
@@ -487,4 +491,4 @@ def run(options: argparse.Namespace) -> None:
         metadata=head_metadata(),
     )
     if options.ship:
-        ship(net, flame, config, config.steps, studio)
+        ship(net, config, last_step(options.run), studio)

@@ -1,83 +1,25 @@
-"""From statistics to a head model: own topology, transferred modes, joints, weights, landmarks, UV."""
+"""From statistics to a head model: own topology, transferred modes, rig, landmarks, UV."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
 
-from flame.arkit import ARKIT_NAMES
-from flame.contact import nearest_on_chain, split_loop, spread
+from flame.arkit import ARKIT_NAMES, mirrored_name
+from flame.blueprint import MATERIALS, PART_MATERIAL, PARTS, HeadSettings
+from flame.coarsen import is_tongue, remesh_inner, remesh_skin, skin_part_ids
 from flame.landmarks import contour_rows, dense_points, embed_landmarks
-from flame.model import PARENTS, FlameArrays, jaw_posedirs, joint_transforms, skin
+from flame.model import FlameArrays
 from flame.parts import Part, eyeball, lash_strips, shirt, tongue_out
-from flame.remesh import (
-    Bools,
-    Floats,
-    Ints,
-    Remeshed,
-    collapse_polychords,
-    polygon_edges,
-    triangulate,
-)
-from flame.rotation import axis_angle_to_matrix
+from flame.remesh import Bools, Floats, Ints, Remeshed, triangulate
+from flame.rig import model_arrays, skinning_weights
+from flame.seal import seal
 from flame.statistics import MIRROR_X, Statistics, face_weighted_modes
 from flame.topology import Topology
 from flame.unwrap import boundary_loops, pack_islands, unwrap_skin
-
-log = logging.getLogger(__name__)
-
-MATERIALS = ("skin", "eyes", "mouth", "lashes", "shirt")
-PARTS = (
-    "face",
-    "neck",
-    "mouth_bag",
-    "eye_socket",
-    "gums",
-    "tongue",
-    "teeth_upper",
-    "teeth_lower",
-    "eye_left",
-    "eye_right",
-    "lashes_left",
-    "lashes_right",
-    "shirt",
-)
-PART_MATERIAL = {
-    "face": "skin",
-    "neck": "skin",
-    "eye_socket": "skin",
-    "mouth_bag": "mouth",
-    "gums": "mouth",
-    "tongue": "mouth",
-    "teeth_upper": "mouth",
-    "teeth_lower": "mouth",
-    "eye_left": "eyes",
-    "eye_right": "eyes",
-    "lashes_left": "lashes",
-    "lashes_right": "lashes",
-    "shirt": "shirt",
-}
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """Sizes of the built head; lengths in millimetres."""
-
-    skin_target: int = 9900  # vertices of skin, sockets and mouth bag together
-    gums_target: int = 1100
-    teeth_target: int = 2600
-    eye_radius: float = 14.95
-    cornea_bulge: float = 0.75
-    lid_clearance: float = 0.30
-    tongue_reach: float = 38.0
-    tongue_jaw: float = 0.5  # share of jawOpen inside tongueOut, so that the tongue gets out
-    shirt_thickness: float = 2.6
-    shirt_floor: float = -222.0
-    n_dense: int = 320
 
 
 @dataclass
@@ -107,17 +49,15 @@ class _Assembly:
 def assemble(source: Statistics, settings: HeadSettings) -> tuple[FlameArrays, Topology]:
     """A head model in metres built from registered meshes in millimetres."""
     build = _Assembly()
-    skin_mesh = _remesh_skin(source, settings)
-    skin_here = build.add(*_as_rows(skin_mesh, source, _skin_part_ids(skin_mesh)))
-    for names, parts, target in (
-        (("gums_tongue",), ("gums",), settings.gums_target),
-        (("teeth_upper", "teeth_lower"), ("teeth_upper", "teeth_lower"), settings.teeth_target),
-    ):
-        mesh = _remesh_inner(source, names, target)
-        ids = np.array([PARTS.index(part) for part in parts])[mesh.polygon_labels]
-        if names == ("gums_tongue",):
-            ids = np.where(_is_tongue(mesh, source), PARTS.index("tongue"), ids)
-        build.add(*_as_rows(mesh, source, ids))
+    skin_mesh = remesh_skin(source, settings)
+    skin_here = build.add(*_as_rows(skin_mesh, source, skin_part_ids(skin_mesh)))
+    gums = remesh_inner(source, ("gums_tongue",), settings.gums_target)
+    ids = np.where(is_tongue(gums, source), PARTS.index("tongue"), PARTS.index("gums"))
+    build.add(*_as_rows(gums, source, ids))
+    rows_of_teeth = ("teeth_upper", "teeth_lower")
+    teeth = remesh_inner(source, rows_of_teeth, settings.teeth_target)
+    ids = np.array([PARTS.index(part) for part in rows_of_teeth])[teeth.polygon_labels]
+    build.add(*_as_rows(teeth, source, ids))
     eyes_here = _add_eyes(build, source, settings)
     lash_uv = _add_lashes(build, source)
     transfer = vstack(build.rows).tocsr()
@@ -131,8 +71,8 @@ def assemble(source: Statistics, settings: HeadSettings) -> tuple[FlameArrays, T
     mirror = np.concatenate(build.mirrors)
     jaw_weight = transfer @ source.jaw_weight
     jaw_weight[eyes_here[0].start : eyes_here[1].stop] = 0
-    weights, head_share = _weights(template, jaw_weight, eyes_here)
-    _seal(template, expression, polygons, parts, source, settings)
+    weights, head_share = skinning_weights(template, jaw_weight, eyes_here)
+    seal(template, expression, polygons, parts, source, settings)
     template, modes, expression = _symmetrised(template, modes, expression, mirror, source)
     # the shirt hangs on finished skin
     hang, shift, cloth = _shirt(template, polygons, parts, mirror, settings)
@@ -147,10 +87,22 @@ def assemble(source: Statistics, settings: HeadSettings) -> tuple[FlameArrays, T
     importance = _face_importance(skin_mesh, source, len(template))
     modes, _ = face_weighted_modes(modes, source.antisymmetric, template, importance)
     opened = template + 0.45 * expression[ARKIT_NAMES.index("jawOpen")]
-    topology = _topology(
-        template, opened, polygons, parts, mirror, lash_uv, cloth, skin_mesh, skin_here, source, settings
+    topology = topology_of(
+        template,
+        opened,
+        polygons,
+        parts,
+        mirror,
+        lash_uv,
+        cloth,
+        skin_mesh,
+        skin_here,
+        source,
+        settings,
     )
-    arrays = _arrays(template, modes, expression, weights, head_share, source, eyes_here, skin_here)
+    arrays = model_arrays(
+        template, modes, expression, weights, head_share, source, eyes_here, skin_here
+    )
     return arrays, topology
 
 
@@ -162,96 +114,7 @@ def _as_rows(
     return wide, np.zeros((wide.shape[0], 3)), mesh.polygons, parts, mesh.mirror
 
 
-def _ranges(source: Statistics, names: tuple[str, ...]) -> tuple[Ints, Ints]:
-    """Polygons of the named parts of the source and the index of each one's name."""
-    pieces = [source.polygons[slice(*source.parts[name])] for name in names]
-    labels = [np.full(len(piece), index) for index, piece in enumerate(pieces)]
-    return np.concatenate(pieces), np.concatenate(labels)
-
-
-def _remesh_skin(source: Statistics, settings: HeadSettings) -> Remeshed:
-    names = ("face", "head_neck", "mouth_socket", "eye_socket_left", "eye_socket_right")
-    polygons, labels = _ranges(source, names)
-    count = int(polygons.max()) + 1
-    verts = source.neutral[:count]
-    surface = np.maximum(labels - 1, 0)  # face and neck are one surface
-    margin = _label_border(polygons, surface)
-    rank = np.zeros(count, dtype=np.int64)
-    rank[source.mirror[:count] == np.arange(count)] += 1
-    rank[margin] += 2
-    half, _ = polygon_edges(polygons)
-    edges, uses = np.unique(np.sort(half, axis=1), axis=0, return_counts=True)
-    rank[np.unique(edges[uses == 1])] += 2
-    importance = np.ones(count)
-    importance[: source.narrow_face] = 3.0
-    importance[np.unique(polygons[labels > 1])] = 0.3
-    near = np.linalg.norm(verts[:, None] - verts[margin][None, ::3], axis=2).min(1)
-    importance *= 1 + 3 * np.exp(-((near / 9.0) ** 2))
-    return collapse_polychords(
-        verts,
-        polygons,
-        labels,
-        source.mirror[:count],
-        target=settings.skin_target,
-        importance=importance,
-        rank=rank,
-    )
-
-
-def _label_border(polygons: Ints, labels: Ints) -> Ints:
-    half, owner = polygon_edges(polygons)
-    key = np.sort(half, axis=1)
-    order = np.lexsort((key[:, 1], key[:, 0]))
-    key, label = key[order], labels[owner[order]]
-    same = (key[1:] == key[:-1]).all(1) & (label[1:] != label[:-1])
-    return np.unique(key[1:][same])
-
-
-def _skin_part_ids(mesh: Remeshed) -> Ints:
-    order = ("face", "neck", "mouth_bag", "eye_socket", "eye_socket")
-    return np.array([PARTS.index(name) for name in order])[mesh.polygon_labels]
-
-
-def _remesh_inner(source: Statistics, names: tuple[str, ...], target: int) -> Remeshed:
-    polygons, labels = _ranges(source, names)
-    used, packed = np.unique(polygons, return_inverse=True)
-    packed = packed.reshape(polygons.shape)
-    if used[0] < 0:
-        used, packed = used[1:], packed - 1
-    number = np.full(len(source.neutral), -1)
-    number[used] = np.arange(len(used))
-    mirror = number[source.mirror[used]]
-    mesh = collapse_polychords(
-        source.neutral[used],
-        packed,
-        labels,
-        mirror,
-        target=target,
-        importance=np.ones(len(used)),
-        rank=(mirror == np.arange(len(used))).astype(np.int64),
-        smoothing=2,
-        max_valence=8,
-    )
-    wide = csr_matrix(
-        (mesh.transfer.data, used[mesh.transfer.indices], mesh.transfer.indptr),
-        shape=(mesh.transfer.shape[0], len(source.neutral)),
-    )
-    groups = np.full(len(source.neutral), -1)
-    groups[used] = mesh.groups
-    return Remeshed(mesh.polygons, mesh.polygon_labels, wide, mesh.mirror, groups)
-
-
-def _is_tongue(mesh: Remeshed, source: Statistics) -> Bools:
-    """Polygons whose corners all come from tongue vertices."""
-    tongue = np.zeros(len(source.neutral))
-    tongue[np.unique(source.polygons[source.tongue_polygons])] = 1
-    share = mesh.transfer @ tongue
-    return np.asarray((share[mesh.polygons] > 0.99).all(1))
-
-
-def _add_eyes(
-    build: _Assembly, source: Statistics, settings: HeadSettings
-) -> tuple[slice, slice]:
+def _add_eyes(build: _Assembly, source: Statistics, settings: HeadSettings) -> tuple[slice, slice]:
     left = eyeball(source.eye_centers[0], settings.eye_radius, settings.cornea_bulge)
     count = len(left.verts)
     nothing = csr_matrix((count, len(source.neutral)))
@@ -329,95 +192,6 @@ def _expressions(transfer: csr_matrix, source: Statistics, settings: HeadSetting
     return np.stack([transfer @ delta for delta in full])
 
 
-def _smoothstep(low: float, high: float, x: Floats) -> Floats:
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return np.asarray(t * t * (3 - 2 * t))
-
-
-def _weights(
-    template: Floats, jaw_weight: Floats, eyes: tuple[slice, slice]
-) -> tuple[Floats, Floats]:
-    """LBS weights [V, 5] (root, neck, jaw, eyes) and the head joint's share of the neck's."""
-    # planes of equal height lean with the neck: chin and skull base lie on one of them
-    height = template[:, 1] + 0.32 * template[:, 2]
-    neck = _smoothstep(-138.0, -70.0, height)
-    head = _smoothstep(-112.0, -66.0, height)
-    jaw = np.clip(jaw_weight, 0, 1) * neck
-    weights = np.zeros((len(template), 5))
-    weights[:, 0] = 1 - neck
-    weights[:, 1] = neck - jaw
-    weights[:, 2] = jaw
-    for joint, where in enumerate(eyes, start=3):
-        weights[where] = 0
-        weights[where, joint] = 1
-    share = np.divide(head, neck, out=np.zeros_like(head), where=neck > 1e-9)
-    # what the jaw moves belongs to the head altogether
-    share = np.maximum(share, _smoothstep(0.0, 0.3, jaw))
-    return weights, np.clip(share, 0, 1)
-
-
-def _lip_loop(template: Floats, polygons: Ints, parts: Ints) -> Ints:
-    """The border of the skin against the mouth bag."""
-    face = np.isin(parts, [PARTS.index("face"), PARTS.index("neck")])
-    loops = [np.array(loop) for loop in boundary_loops(triangulate(polygons[face]))]
-    crossing = [loop for loop in loops if np.ptp(np.sign(template[loop, 0])) == 2]
-    return max(crossing, key=lambda loop: float(template[loop, 2].mean()))
-
-
-def _seal(
-    template: Floats,
-    expression: Floats,
-    polygons: Ints,
-    parts: Ints,
-    source: Statistics,
-    settings: HeadSettings,
-) -> None:
-    """Make lips meet at rest and under mouthClose, and lids close over the eyeball."""
-    surface = polygons[np.isin(parts, [PARTS.index(n) for n in ("face", "neck", "mouth_bag", "eye_socket")])]
-    lips = _lip_loop(template, polygons, parts)
-    upper, lower = split_loop(template, lips)
-    field = _meet(template, surface, upper, lower, gap=0.15, reach=9.0)
-    template += field
-    opened = ARKIT_NAMES.index("jawOpen")
-    closed = ARKIT_NAMES.index("mouthClose")
-    state = template + expression[opened] + expression[closed]
-    expression[closed] += _meet(state, surface, upper, lower, gap=0.05, reach=22.0)
-    clearance = settings.eye_radius + settings.cornea_bulge + settings.lid_clearance
-    for side in ("Left", "Right"):
-        centre = source.eye_centers[0 if side == "Left" else 1]
-        blink = ARKIT_NAMES.index(f"eyeBlink{side}")
-        _clear_cornea(template, expression[blink], surface, centre, clearance)
-
-
-def _meet(
-    state: Floats, surface: Ints, upper: Ints, lower: Ints, *, gap: float, reach: float
-) -> Floats:
-    """Displacement that brings two facing chains within `gap` of each other, half each."""
-    to_lower = nearest_on_chain(state[upper], state[lower]) - state[upper]
-    to_upper = nearest_on_chain(state[lower], state[upper]) - state[lower]
-
-    def share(offset: Floats) -> Floats:
-        length = np.linalg.norm(offset, axis=1, keepdims=True)
-        return 0.5 * offset * np.clip(1 - gap / np.maximum(length, 1e-9), 0, 1)
-
-    handles = np.concatenate([upper, lower[1:-1]])
-    shifts = np.concatenate([share(to_lower), share(to_upper)[1:-1]])
-    return spread(state, surface, handles, shifts, reach=reach)
-
-
-def _clear_cornea(
-    template: Floats, delta: Floats, surface: Ints, centre: Floats, clearance: float
-) -> None:
-    """Lift lid vertices of a closed eye off the eyeball, in front of it only."""
-    used = np.unique(surface)
-    offset = template[used] + delta[used] - centre
-    distance = np.linalg.norm(offset, axis=1)
-    moving = np.linalg.norm(delta[used], axis=1) > 0.8
-    inside = moving & (distance < clearance) & (offset[:, 2] > 4.0) & (distance > 1e-6)
-    lift = offset * (clearance / np.maximum(distance, 1e-6) - 1)[:, None]
-    delta[used[inside]] += lift[inside]
-
-
 def _shirt(
     template: Floats, polygons: Ints, parts: Ints, mirror: Ints, settings: HeadSettings
 ) -> tuple[csr_matrix, Floats, Part]:
@@ -427,9 +201,7 @@ def _shirt(
     # from the base of the neck down; the underside of the chin lies above it in the same view
     height = points[:, 1] + 0.42 * points[:, 2]
     low = (height < -112) & (np.hypot(points[:, 0], points[:, 2] + 14) > 48)
-    rim = min(
-        boundary_loops(triangulate(skin_polygons)), key=lambda loop: template[loop, 1].mean()
-    )
+    rim = min(boundary_loops(triangulate(skin_polygons)), key=lambda loop: template[loop, 1].mean())
     return shirt(
         template,
         mirror,
@@ -453,8 +225,6 @@ def _symmetrised(
     template: Floats, modes: Floats, expression: Floats, mirror: Ints, source: Statistics
 ) -> tuple[Floats, Floats, Floats]:
     """Everything averaged with its mirror image: what rounding and solvers left is taken out."""
-    from flame.arkit import mirrored_name
-
     sign = np.where(source.antisymmetric, -1.0, 1.0)[:, None, None]
     partner = [ARKIT_NAMES.index(mirrored_name(name)) for name in ARKIT_NAMES]
     return (
@@ -473,7 +243,7 @@ def _face_importance(mesh: Remeshed, source: Statistics, count: int) -> Floats:
     return importance
 
 
-def _topology(
+def topology_of(
     template: Floats,
     opened: Floats,
     polygons: Ints,
@@ -512,7 +282,9 @@ def _topology(
     used = np.unique(polygons[chosen])
     place(chosen, *pack_islands(template[used[used >= 0]], _local(polygons[chosen])))
     place(of("shirt"), cloth.uv, cloth.uv_polygons)
-    points, bary = embed_landmarks(template, polygons, parts == PARTS.index("face"), skin_mesh, source)
+    points, bary = embed_landmarks(
+        template, polygons, parts == PARTS.index("face"), skin_mesh, source
+    )
     return Topology(
         polygons=torch.from_numpy(polygons),
         uv=torch.from_numpy(np.concatenate(uv_pieces)).float(),
@@ -545,67 +317,5 @@ def _unwrap_part(
     number[used] = np.arange(len(used))
     focus = np.array([0.0, 10.0, 480.0])
     return unwrap_skin(
-        template[used], packed.reshape(-1, 4), number[mirror[used]], crown + [0, -15, 0], focus
+        template[used], packed.reshape(-1, 4), number[mirror[used]], crown - [0, 15, 0], focus
     )
-
-
-def _arrays(
-    template: Floats,
-    modes: Floats,
-    expression: Floats,
-    weights: Floats,
-    head_share: Floats,
-    source: Statistics,
-    eyes: tuple[slice, slice],
-    skin_here: slice,
-) -> FlameArrays:
-    skin_verts = template[skin_here]
-    height = skin_verts[:, 1] + 0.32 * skin_verts[:, 2]
-    ear_ring = np.abs(np.linalg.norm(skin_verts[:, 1:] - source.jaw_hinge[1:], axis=1)) < 32
-    ear_ring &= np.abs(skin_verts[:, 0]) > 55
-    collar = np.abs(height + 120) < 18
-    low = height < -150
-    rings = [
-        (np.flatnonzero(low), np.array([0.0, -150.0, -20.0])),
-        (np.flatnonzero(collar), np.array([0.0, -75.0, -22.0])),
-        (np.flatnonzero(ear_ring), source.jaw_hinge),
-        (np.arange(eyes[0].start, eyes[0].stop), source.eye_centers[0]),
-        (np.arange(eyes[1].start, eyes[1].stop), source.eye_centers[1]),
-    ]
-    regressor = np.stack([_regress(template, ring, point) for ring, point in rings])
-    head_joint = _regress(template, np.flatnonzero(ear_ring), np.array([0.0, -28.0, -6.0]))
-    opened = ARKIT_NAMES.index("jawOpen")
-    metres = 1e-3
-    joints = torch.from_numpy(regressor @ template) * metres
-    rest = torch.from_numpy(template) * metres
-    turned = torch.zeros(1, 5, 3, dtype=torch.float64)
-    turned[0, PARENTS.index(1), 0] = np.radians(source.jaw_open_deg)
-    transforms = joint_transforms(axis_angle_to_matrix(turned), joints[None], PARENTS)
-    swung = skin(rest[None], transforms, torch.from_numpy(weights))[0]
-    full = torch.from_numpy(expression[opened]) * metres
-    corrective = full - (swung - rest)
-    expression = expression.copy()
-    expression[opened] = 0
-    return FlameArrays(
-        template=rest.float(),
-        shapedirs=torch.from_numpy(modes * metres).float(),
-        expressiondirs=torch.from_numpy(expression * metres).float(),
-        posedirs=jaw_posedirs(corrective.float(), source.jaw_open_deg),
-        joint_regressor=torch.from_numpy(regressor).float(),
-        lbs_weights=torch.from_numpy(weights).float(),
-        head_joint_regressor=torch.from_numpy(head_joint).float(),
-        head_share=torch.from_numpy(head_share).float(),
-    )
-
-
-def _regress(template: Floats, ring: Ints, point: Floats) -> Floats:
-    """The evenest weights [V] on a ring of vertices that sum to 1 and give the point."""
-    conditions = np.concatenate([template[ring].T, np.ones((1, len(ring)))])
-    even = np.full(len(ring), 1 / len(ring))
-    wanted = np.append(point, 1.0) - conditions @ even
-    result = np.zeros(len(template))
-    result[ring] = even + np.linalg.pinv(conditions) @ wanted
-    return result
-
-
-__all__ = ["MATERIALS", "PARTS", "HeadSettings", "Part", "assemble"]

@@ -12,15 +12,18 @@ import torch
 
 from assets.errors import AssetError
 from assets.store import register
-from flame.assemble import HeadSettings, assemble
+from flame.assemble import assemble
+from flame.blueprint import HeadSettings
 from flame.dress import dress
 from flame.load import load_head, save_head
+from flame.registered import read_registered
+from flame.registered_model import registered_model
 from flame.statistics import read_statistics
 
 log = logging.getLogger(__name__)
 
 ATTRIBUTION = (
-    "Built from ICT-FaceKit's \"ICT Face Model Light\", Copyright (c) 2020 USC Institute for "
+    'Built from ICT-FaceKit\'s "ICT Face Model Light", Copyright (c) 2020 USC Institute for '
     "Creative Technologies, MIT licence"
 )
 
@@ -28,9 +31,16 @@ ATTRIBUTION = (
 def build(meshes: Path, out: Path, *, seed: int = 0, settings: HeadSettings | None = None) -> None:
     """Write head.safetensors, skin.safetensors and hair.safetensors into the folder `out`.
 
-    `meshes` is an `.npz` laid out as `flame.statistics` says. The same seed gives the same files.
+    `meshes` is an `.npz` laid out as `flame.statistics` says; the same seed gives the same files.
+    Or it is a folder of registered OBJ meshes as `flame.registered` says: their own model, as it
+    is, in head.safetensors alone (paint and hair need the parts that an `.npz` names).
     """
     start = time.perf_counter()
+    if meshes.is_dir():
+        own = registered_model(read_registered(meshes))
+        out.mkdir(parents=True, exist_ok=True)
+        save_head(*own, out / "head.safetensors")
+        return
     arrays, topology = assemble(read_statistics(meshes), settings or HeadSettings())
     out.mkdir(parents=True, exist_ok=True)
     written = save_head(arrays, topology, out / "head.safetensors")
@@ -67,17 +77,22 @@ def build(meshes: Path, out: Path, *, seed: int = 0, settings: HeadSettings | No
 def main() -> None:
     """Parse the command line and build; an error the user can mend is one line, exit status 2."""
     parser = argparse.ArgumentParser(prog="python -m flame.build", description=build.__doc__)
-    parser.add_argument("--meshes", type=Path, required=True, help="registered meshes, .npz")
+    parser.add_argument(
+        "--meshes", type=Path, required=True, help="registered meshes: .npz or folder"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/head"), help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="of painted and grown detail")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         build(given.meshes, given.out, seed=given.seed)
-    except (AssetError, ValueError) as error:
-        print(f"flame.build: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"flame.build needs {error.name}: pip install 'prompt-to-avatar[build]'\n")
         sys.exit(2)
-    print(given.out)
+    except (AssetError, ValueError) as error:
+        sys.stderr.write(f"flame.build: {error}\n")
+        sys.exit(2)
+    sys.stdout.write(f"{given.out}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Corrections that make lips and lids meet: smooth fields that reach given shifts at given vertices."""
+"""Corrections that make lips and lids meet: smooth fields with given shifts at some vertices."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from scipy.sparse.linalg import splu
 from flame.remesh import Floats, Ints, polygon_edges
 
 
-def spread(
-    verts: Floats, polygons: Ints, handles: Ints, shifts: Floats, *, reach: float
-) -> Floats:
+def spread(verts: Floats, polygons: Ints, handles: Ints, shifts: Floats, *, reach: float) -> Floats:
     """The smoothest displacement [V, 3] that equals `shifts` at `handles` and 0 beyond `reach`.
 
     Bi-Laplacian (thin plate) with uniform weights; `reach` in the unit of `verts`, measured to the
@@ -30,7 +28,8 @@ def spread(
     energy = (laplacian.T @ laplacian).tocsr()
     is_handle = np.zeros(count, dtype=bool)
     is_handle[handles] = True
-    free = np.flatnonzero((distance < reach) & ~is_handle & (np.asarray(adjacency.sum(1)).ravel() > 0))
+    connected = np.asarray(adjacency.sum(1)).ravel() > 0
+    free = np.flatnonzero((distance < reach) & ~is_handle & connected)
     field = np.zeros((count, 3))
     field[handles] = shifts
     solve = splu(energy[free][:, free].tocsc())

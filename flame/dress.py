@@ -55,9 +55,7 @@ def dress(flame: Flame, *, generator: torch.Generator, side: int = 1024) -> Outf
 
 def _baked(
     head: Head, material: str, side: int
-) -> tuple[
-    Float[Tensor, "K K 3"], Float[Tensor, "K K 3"], Bool[Tensor, "K K"], Int[Tensor, "K K"]
-]:
+) -> tuple[Float[Tensor, "K K 3"], Float[Tensor, "K K 3"], Bool[Tensor, "K K"], Int[Tensor, "K K"]]:
     """Place, normal, validity and triangle of every texel of a material."""
     faces, uv_faces, ids = head.triangles()
     worn = (ids == head.material_names.index(material)).nonzero()[:, 0]

@@ -41,6 +41,7 @@ def contour_rows(template: Floats, mesh: Remeshed, source: Statistics) -> Ints:
     jaw = source.neutral[source.landmarks68[:17]]
     middle = np.array([0.0, 5.0, 40.0])
     rays = np.arctan2(jaw[:, 1] - middle[1], jaw[:, 0] - middle[0])
+    own = own[_within_jaw(template[own] - middle, jaw - middle)]
     rows = []
     for degrees in (*range(40), *range(-1, -40, -1)):
         angle = np.radians(degrees)
@@ -53,6 +54,19 @@ def contour_rows(template: Floats, mesh: Remeshed, source: Statistics) -> Ints:
         score = np.where(off < 0.06, radius[:, None], -off[..., None].squeeze(-1))
         rows.append(own[score.argmax(0)])
     return np.stack(rows)
+
+
+def _within_jaw(points: Floats, jaw: Floats) -> Bools:
+    """Whether points lie inside the jaw line seen from the front, or at most 2 mm outside.
+
+    What is below it is the underside of the chin and the neck, which is no outline of the face.
+    """
+    # angles from straight down, growing to the viewer's right: no jump within the jaw's range
+    along = np.arctan2(jaw[:, 0], -jaw[:, 1])
+    radius = np.interp(
+        np.arctan2(points[:, 0], -points[:, 1]), along, np.hypot(jaw[:, 0], jaw[:, 1])
+    )
+    return np.asarray(np.hypot(points[:, 0], points[:, 1]) < radius + 2.0)
 
 
 def dense_points(

@@ -27,7 +27,8 @@ _SPARSE = ("posedirs", "joint_regressor")
 def save_head(arrays: FlameArrays, topology: Topology, path: Path) -> list[Path]:
     """Write a head model as one safetensors file; bases are stored as float16.
 
-    What is all zero (correctives of joints that need none, vertices no expression moves) is left out.
+    What is all zero (correctives of joints that need none, vertices that no expression moves) is
+    left out.
     """
     tensors: dict[str, Tensor] = {}
     for name in _ARRAYS:
@@ -76,5 +77,6 @@ def load_head(path: Path | None = None) -> Flame:
         name: tensors[name].float() if tensors[name].is_floating_point() else tensors[name].long()
         for name in _TENSORS
     }
-    names = {name: tuple(json.loads(metadata[name])) for name in _NAMES}
-    return Flame(arrays, Topology(**plain, **names))
+    material_names, part_names = (tuple(json.loads(metadata[name])) for name in _NAMES)
+    topology = Topology(**plain, material_names=material_names, part_names=part_names)
+    return Flame(arrays, topology)

@@ -1,4 +1,4 @@
-"""FLAME's formulation: shape and expression blendshapes, pose correctives, linear blend skinning."""
+"""FLAME's formulation: shape and expression blendshapes, pose correctives, skinning."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def skin(
     """Move each vertex by the weighted mean of its joints' transforms."""
     batch, joints = transforms.shape[:2]
     flat = transforms[:, :, :3].reshape(batch, joints, 12).transpose(1, 2)
-    blended = (flat @ lbs_weights.T).transpose(1, 2).unflatten(-1, (3, 4))  # [B, V, 3, 4]
+    blended = (flat @ lbs_weights.T).transpose(1, 2)  # [B, V, 12]
+    blended = blended.reshape(batch, -1, 3, 4)
     return torch.einsum("bvik,bvk->bvi", blended[..., :3], verts) + blended[..., 3]
 
 
@@ -114,7 +115,7 @@ class Flame(nn.Module):
         codes = torch.cat([params.shape, params.expression], dim=1)
         n_shape, n_expression = params.shape.shape[1], params.expression.shape[1]
         basis = torch.cat([self.shapedirs[:n_shape], self.expressiondirs[:n_expression]])
-        return self.template + (codes @ basis.flatten(1)).unflatten(-1, (-1, 3))
+        return self.template + (codes @ basis.flatten(1)).reshape(len(codes), -1, 3)
 
     def forward(self, params: Params) -> Posed:
         """Posed vertices and rest joints."""
@@ -124,7 +125,7 @@ class Flame(nn.Module):
         rotations = axis_angle_to_matrix(torch.cat([pose, params.eyes], dim=1))
         identity = torch.eye(3, dtype=shaped.dtype, device=shaped.device)
         features = (rotations[:, 1:] - identity).flatten(1)  # [B, 36]
-        corrected = shaped + (features @ self.posedirs.flatten(1)).unflatten(-1, (-1, 3))
+        corrected = shaped + (features @ self.posedirs.flatten(1)).reshape(shaped.shape)
         transforms = joint_transforms(rotations, joints, PARENTS)
         return Posed(skin(corrected, transforms, self.lbs_weights), joints)
 
@@ -154,6 +155,10 @@ class Flame(nn.Module):
 
     def landmarks68(self, verts: Float[Tensor, "B V 3"]) -> Float[Tensor, "B 68 3"]:
         """The 68 iBUG points with a jaw line fixed to the surface."""
+        if int(self.topology.landmark_verts[0, 0]) < 0:
+            raise ValueError(
+                "this head model has no landmarks; build it again with landmarks68 in rig.toml"
+            )
         corners = verts[:, self.topology.landmark_verts]  # [B, 68, 3, 3]
         return torch.einsum("bnck,nc->bnk", corners, self.topology.landmark_bary)
 
@@ -164,11 +169,12 @@ class Flame(nn.Module):
 
         Positive yaw turns the face to the viewer's right; beyond +-39 degrees the last row holds.
         """
+        fixed = self.landmarks68(verts)
         turn = yaw_deg.round().clamp(-39, 39).long()
         row = torch.where(turn >= 0, turn, 39 - turn)
         chosen = self.topology.contour_verts[row]  # [B, 17]
         jaw = torch.gather(verts, 1, chosen[..., None].expand(-1, -1, 3))
-        return torch.cat([jaw, self.landmarks68(verts)[:, 17:]], dim=1)
+        return torch.cat([jaw, fixed[:, 17:]], dim=1)
 
     @torch.no_grad()
     def head(self, shape: Float[Tensor, " S"]) -> Head:
@@ -208,9 +214,7 @@ class Flame(nn.Module):
         )
 
 
-def jaw_posedirs(
-    corrective: Float[Tensor, "V 3"], angle_deg: float
-) -> Float[Tensor, "36 V 3"]:
+def jaw_posedirs(corrective: Float[Tensor, "V 3"], angle_deg: float) -> Float[Tensor, "36 V 3"]:
     """Pose correctives that add `corrective` in full when the jaw has turned `angle_deg` about x.
 
     A turn by t about x shows in R - I as -sin t at (1, 2) and sin t at (2, 1); the corrective hangs

@@ -10,6 +10,7 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 from scipy.spatial import cKDTree
 
+from flame.hair_scalp import hairline, to_map
 from flame.paint_noise import Array, Number, smoothstep
 
 # Canonical frame: eyes 62.06 mm apart, midway between them (0, 36.04, 78.79); x to the subject's
@@ -197,42 +198,16 @@ def eye_loop(face: Face, side: int) -> Array:
     return np.concatenate([upper, lower[-2:0:-1]])
 
 
-# Half of the hairline in canonical mm, from the forehead over temple, sideburn and ear to the
-# nape; the hair styles grow behind the same line.
-_HAIRLINE = np.array(
-    [
-        (0, 107, 88), (14, 109, 85), (28, 110, 76), (42, 108, 66), (52, 101, 58), (59, 91, 55),
-        (64, 79, 54), (68, 66, 52), (71, 53, 47), (73, 40, 42), (74, 26, 40), (74, 12, 38),
-        (74, 5, 35), (74, 6, 31), (75, 22, 31), (76, 38, 32), (78, 50, 27), (79, 54, 16),
-        (79, 51, 4), (77, 41, -5), (73, 24, -11), (67, 5, -15), (60, -14, -21), (53, -30, -26),
-        (44, -40, -36), (32, -44, -46), (15, -43, -55), (0, -41, -58),
-    ],
-    dtype=np.float64,
-)  # fmt: skip
-
-
 def inside_hairline(points: Array) -> Array:
-    """Distance in mm to the hairline on a map about the crown, positive where hair grows."""
-    loop = _crown_map(_HAIRLINE)
-    loop = np.concatenate([loop, loop[-2:0:-1] * [-1, 1]])
+    """Distance in mm on the scalp map to the hairline of the hairdos, positive where hair grows."""
+    loop = hairline()
     ring = np.concatenate([loop, loop[:1]])
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
     even = np.linspace(0, length[-1], 1000)
     dense = np.stack([np.interp(even, length, ring[:, axis]) for axis in (0, 1)], axis=1)
-    flat = _crown_map(points)
+    flat = to_map(points)
     distance, _ = cKDTree(dense).query(flat)
     return np.asarray(np.where(inside(flat, loop), distance, -distance), np.float32)
-
-
-def _crown_map(points: Array) -> Array:
-    centre, radius = np.array([0.0, 45.0, 10.0]), 88.0
-    pole = np.array([0.0, np.cos(np.pi / 6), -np.sin(np.pi / 6)])
-    front = np.array([0.0, np.sin(np.pi / 6), np.cos(np.pi / 6)])
-    direction = points - centre
-    direction = direction / np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-9)
-    flat = np.stack([direction[:, 0], direction @ front], axis=1)
-    angle = np.arccos(np.clip(direction @ pole, -1, 1))
-    return np.asarray(flat * (radius * angle / np.maximum(np.sin(angle), 1e-9))[:, None])
 
 
 def ear_mask(face: Face) -> Array:

@@ -52,7 +52,7 @@ def params_from_arkit(shape: Float[Tensor, "B S"], weights: Float[Tensor, "B 52"
     expression[:, open_index] = 0
     expression[:, close_index] = torch.minimum(weights[:, close_index], opening)
     zero = torch.zeros_like(opening)
-    # tongueOut opens the jaw on its own to let the tongue through; that share is in its own shape
+    # tongueOut opens the jaw to let the tongue through, but that share is in its own shape
     jaw = torch.stack([opening * math.radians(JAW_OPEN_DEG), zero, zero], dim=-1)
     return Params(
         shape=shape,
@@ -65,7 +65,7 @@ def params_from_arkit(shape: Float[Tensor, "B S"], weights: Float[Tensor, "B 52"
 
 
 def gaze_from_arkit(weights: Float[Tensor, "B 52"]) -> Float[Tensor, "B 2 3"]:
-    """Axis-angle turns of the left and right eye, radians, that the `eyeLook*` weights stand for."""
+    """Turns of the left and right eye, axis-angle in radians, that `eyeLook*` stand for."""
 
     def turn(direction: str, side: str) -> Tensor:
         column = weights[:, ARKIT_INDEX[f"eyeLook{direction}{side}"]]

@@ -1,7 +1,8 @@
-"""Parts that statistics do not give in a usable form: eyeballs, lash strips, shirt, tongue motion."""
+"""Parts that statistics do not give in a usable form: eyeballs, lash strips, shirt, tongue."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,7 +151,7 @@ def _centre_line(points: Floats) -> tuple[Floats, Floats]:
     edges = np.linspace(points[:, 2].min(), points[:, 2].max(), 9)
     centres = (edges[1:] + edges[:-1]) / 2
     heights = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         slab = points[(points[:, 2] >= low) & (points[:, 2] <= high), 1]
         heights.append((slab.min() + slab.max()) / 2)
     return centres, np.array(heights)

@@ -44,7 +44,7 @@ class Fragments(TensorRecord):
 def kernels() -> ModuleType:
     """The compiled kernels; the first call on a machine compiles them, later ones load them."""
     start = time.perf_counter()
-    log.info("loading the rasterizer's kernels (the first time they are compiled, about 20 s)")
+    log.info("loading the rasterizer's kernels (the first time they are compiled, about 10 s)")
     from flame import raster_kernels
 
     log.info("the rasterizer's kernels were ready after %.1f s", time.perf_counter() - start)

@@ -27,7 +27,7 @@ class TensorRecord:
         return self._map(lambda tensor: tensor[index])
 
     def _map(self: Record, change: _Change) -> Record:
-        changed = {}
+        changed: dict[str, torch.Tensor | TensorRecord] = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if isinstance(value, torch.Tensor):
@@ -35,4 +35,3 @@ class TensorRecord:
             elif isinstance(value, TensorRecord):
                 changed[field.name] = value._map(change)
         return dataclasses.replace(self, **changed)  # type: ignore[type-var]
-

@@ -1,8 +1,8 @@
 """Coarser quad meshes by polychord collapse, each new vertex tied to a triangle of the old surface.
 
-A polychord is a strip of quads crossed side to side through opposite edges. Contracting the edges it
-crosses removes the whole strip and leaves only quads, so the edge loops round eyes and mouth that the
-source has stay loops (Daniels et al. 2008, "Quadrilateral mesh simplification").
+A polychord is a strip of quads crossed side to side through opposite edges. Contracting the edges
+it crosses removes the whole strip and leaves only quads, so the edge loops round eyes and mouth
+that the source has stay loops (Daniels et al. 2008, "Quadrilateral mesh simplification").
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix, diags
 from scipy.sparse.csgraph import connected_components
 
 Floats = NDArray[np.float64]
@@ -120,7 +120,9 @@ class _Collapse:
         quad_sides = inverse[self.polygons[owner, 3] >= 0].reshape(-1, 4)
         pairs = np.concatenate([quad_sides[:, [0, 2]], quad_sides[:, [1, 3]]])
         graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(len(edges),) * 2)
-        count, chord = connected_components(graph, directed=False)  # ends in triangles, or is closed
+        # a chord ends in triangles or at the border, or is closed
+        count, chord = connected_components(graph, directed=False)
+        chord = chord.astype(np.int64)
         twin_edges = np.sort(self._twin(edges), axis=1)
         keys = {(int(a), int(b)): index for index, (a, b) in enumerate(edges)}
         twin = np.array([keys[(int(a), int(b))] for a, b in twin_edges])
@@ -137,8 +139,10 @@ class _Collapse:
         merged = self.quadrics[edges[:, 0]] + self.quadrics[edges[:, 1]]
         cost = np.einsum("ei,eij,ej->e", middle, merged, middle)
         # a little length keeps flat regions even instead of emptying them
-        cost += 2e-3 * np.square(ends[:, 0] - ends[:, 1]).sum(1) * (
-            self.weight[edges[:, 0]] + self.weight[edges[:, 1]]
+        cost += (
+            2e-3
+            * np.square(ends[:, 0] - ends[:, 1]).sum(1)
+            * (self.weight[edges[:, 0]] + self.weight[edges[:, 1]])
         )
         total = np.bincount(chord, cost, minlength=len(chord_mirror))
         mean = total / np.bincount(chord, minlength=len(chord_mirror))
@@ -211,11 +215,8 @@ class _Collapse:
             wanted = _relaxed(current, polygons, fixed)
             triangle, bary = tracker.project(wanted, start=triangle)
         rows = np.repeat(np.arange(len(alive)), 3)
-        columns = tracker.triangles[triangle].ravel()
-        weights = bary.ravel()
         # the left half rules: the right half is its mirror image, so symmetry is exact
-        columns = columns.reshape(-1, 3)
-        weights = weights.reshape(-1, 3)
+        columns, weights = tracker.triangles[triangle], bary.copy()
         right = ~half
         columns[right] = self.mirror[columns[mirror[right]]]
         weights[right] = weights[mirror[right]]
@@ -226,7 +227,8 @@ class _Collapse:
         flip = csr_matrix(
             (np.ones(len(self.verts)), (self.mirror, np.arange(len(self.verts)))),
         )
-        transfer[middle] = 0.5 * (transfer[middle] + transfer[middle] @ flip)
+        even = 0.5 * (transfer + transfer @ flip)
+        transfer = (diags(middle * 1.0) @ even + diags(~middle * 1.0) @ transfer).tocsr()
         transfer.sum_duplicates()
         transfer.eliminate_zeros()
         return Remeshed(polygons, self.labels, transfer, mirror, groups)
@@ -356,9 +358,8 @@ def _flips(before: Floats, old: Ints, after: Floats, new: Ints) -> bool:
     """Whether any surviving quad turns by more than 75 degrees or nearly vanishes."""
 
     def normal(verts: Floats, quads: Ints) -> Floats:
-        return np.asarray(
-            np.cross(verts[quads[:, 2]] - verts[quads[:, 0]], verts[quads[:, 3]] - verts[quads[:, 1]])
-        )
+        a, b, c, d = (verts[quads[:, corner]] for corner in range(4))
+        return np.asarray(np.cross(c - a, d - b))
 
     quad = new[:, 3] >= 0
     changed = quad & (old != new).any(1)

@@ -6,9 +6,13 @@ has gradients: fitting goes through `flame.raster`, `flame.interpolate` and `fla
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -22,7 +26,10 @@ from flame.head import Head
 from flame.light import SH_CONSTANTS, Lights, studio_lights
 from flame.material import Material
 from flame.normals import vertex_normals
-from flame.raster import check_indices, draw, each, homogeneous_pixels, kernels
+from flame.raster import check_indices, draw, each, homogeneous_pixels
+from flame.raster import kernels as raster_kernels
+
+log = logging.getLogger(__name__)
 
 Background = Float[Tensor, "3"] | Float[Tensor, "3 H W"] | Float[Tensor, "B 3 H W"] | None
 Tone = Literal["linear", "neutral", "filmic"]
@@ -83,6 +90,17 @@ class _Surface:
     detail: _Mipmap | None
     faces: NDArray[np.int64]
     visible_alpha: float  # texture alpha from which a fragment is drawn
+
+
+@cache
+def kernels() -> ModuleType:
+    """The compiled kernels; the first call on a machine compiles them, later ones load them."""
+    start = time.perf_counter()
+    log.info("loading the renderer's kernels (the first time they are compiled, about 20 s)")
+    from flame import render_kernels
+
+    log.info("the renderer's kernels were ready after %.1f s", time.perf_counter() - start)
+    return render_kernels
 
 
 class Renderer:
@@ -335,7 +353,7 @@ class Renderer:
         if fragments is None:
             none = np.empty(0, dtype=np.int64)
             fragments = (none, none, np.empty(0, dtype=np.float32))
-        count: int = kernels().z_pass(
+        count: int = raster_kernels().z_pass(
             points, self._faces.numpy(), surface.faces, near,
             int(not surface.material.double_sided), 0, len(face_id), face_id, depth,
             self._uv.numpy(), self._uv_faces.numpy(), surface.base.texels, surface.base.levels,
@@ -358,8 +376,13 @@ class Renderer:
         detail = surface.detail or surface.base
         values = (roughness, look.reflectance, *look.wrap, surface.detail is not None, look.strands)
         colours = np.empty((len(pixels), 4), dtype=np.float32)
+        uv, uv_faces = self._uv.numpy(), self._uv_faces.numpy()
+        _, verts, _, _, faces = mesh
+        tangents = np.zeros((len(uv) if look.strands else 0, 3), dtype=np.float32)
+        if look.strands:
+            kernels().strand_tangents(verts, faces, uv, uv_faces, surface.faces, tangents)
         kernels().shade_fragments(
-            pixels, ids, width, *mesh, self._uv.numpy(), self._uv_faces.numpy(),
+            pixels, ids, width, *mesh, uv, uv_faces, tangents,
             surface.base.texels, surface.base.levels, detail.texels, detail.levels,
             np.array(values, dtype=np.float64), *light, colours,
         )  # fmt: skip

@@ -30,7 +30,7 @@ def skew(vectors: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B 3 3"]:
     x, y, z = vectors.unbind(-1)
     zero = torch.zeros_like(x)
     rows = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1)
-    return rows.unflatten(-1, (3, 3))
+    return rows.reshape(*rows.shape[:-1], 3, 3)
 
 
 def axis_angle_to_quaternion(axis_angle: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B 4"]:

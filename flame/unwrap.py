@@ -56,9 +56,7 @@ def unwrap_skin(
     return uv[used], packed.reshape(uv_polygons.shape)
 
 
-def _closed_mouth(
-    triangles: Ints, verts: Floats, front: Bools
-) -> tuple[Ints, Floats, Bools]:
+def _closed_mouth(triangles: Ints, verts: Floats, front: Bools) -> tuple[Ints, Floats, Bools]:
     """The half face with a membrane in its mouth, hung from one more vertex on the midline.
 
     Without it nothing would keep upper and lower lip from overlapping in the plane.
@@ -132,9 +130,7 @@ def _half_moon(loop: Ints, verts: Floats, front: Bools) -> tuple[Ints, Floats]:
     bulge = 0.25  # radians of arc each side: strictly convex, so no triangle degenerates
     chord = (flat_part * 2 - 1) * bulge
     radius = 1 / np.sin(bulge)
-    left = np.stack(
-        [-(np.cos(chord) - np.cos(bulge)) * radius, -np.sin(chord) * radius], axis=1
-    )
+    left = np.stack([-(np.cos(chord) - np.cos(bulge)) * radius, -np.sin(chord) * radius], axis=1)
     angle = -np.pi / 2 + np.pi * round_part
     right = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return loop, np.concatenate([left, right])

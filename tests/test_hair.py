@@ -34,7 +34,7 @@ def height(points: Tensor, radii: Tensor = RADII) -> Tensor:
     return (level - 1) * level / (away / radii**2).norm(dim=1)
 
 
-@pytest.fixture(scope="module", params=["short", "bob"])
+@pytest.fixture(scope="session", params=["short", "bob"])
 def style(request: pytest.FixtureRequest) -> HairStyle:
     generator = torch.Generator().manual_seed(3)
     verts, faces = egg()

@@ -206,7 +206,7 @@ odd = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(odd, min_size=24, max_size=24), st.sampled_from([3, 4]), st.integers(0, 99))
 def test_odd_numbers_give_the_references_fragments(numbers, space, seed):
     verts = torch.tensor(numbers[: 6 * space], dtype=torch.float32).view(1, 6, space)
@@ -241,14 +241,14 @@ def test_wrong_arguments_are_named(verts, faces, size, words):
 
 @pytest.mark.parametrize("space", [3, 4])
 def test_gradients_equal_central_differences(space):
-    verts, faces = _random_mesh(7, verts=9, faces=4, batch=2, space=space, dtype=torch.float64)
+    verts, faces = _random_mesh(7, verts=6, faces=3, batch=2, space=space, dtype=torch.float64)
     if space == 4:
         verts[..., 3] += 0.5
-    seen = rasterize(verts, faces, (7, 9)).face_id
-    colours = torch.rand(9, 2, generator=torch.Generator().manual_seed(2)).double()
+    seen = rasterize(verts, faces, (5, 6)).face_id
+    colours = torch.rand(6, 2, generator=torch.Generator().manual_seed(2)).double()
 
     def image(points, attributes):
-        fragments = rasterize(points, faces, (7, 9))
+        fragments = rasterize(points, faces, (5, 6))
         # steps so small leave the visible faces as they are
         assert torch.equal(fragments.face_id, seen)
         depth = torch.where(seen >= 0, fragments.depth, 0)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from plain_people import plain_wardrobe
 
 from assets.errors import AssetError
 from deca.landmark_points import N_LANDMARKS, LandmarkPoints, landmark_points
@@ -17,7 +18,6 @@ from deca.synth_scene import random_background
 from flame.load import load_head
 from flame.model import Flame
 from flame.params import Params
-from plain_people import plain_wardrobe
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,7 @@ def test_flipping_the_points_is_mirroring_the_head(flame):
     assert torch.equal(points.flip[points.flip], torch.arange(len(points)))
     # vertices are mirrored exactly; the 68 are where the statistics' authors clicked them
     dense = slice(N_LANDMARKS, None)
-    torch.testing.assert_close(
-        points.rest[points.flip][dense], mirrored[dense], atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(points.rest[points.flip][dense], mirrored[dense], atol=1e-6, rtol=0)
 
 
 def test_the_last_two_points_are_the_pupils(flame):
@@ -140,7 +138,7 @@ def test_identities_are_standard_normal_and_bounded(generator):
 def test_expressions_stay_in_range_and_both_eyes_look_one_way(generator):
     for _ in range(60):
         face = draw_face(generator=generator)
-        assert 0 <= float(face.weights.min()) and float(face.weights.max()) <= 1
+        assert float(face.weights.min()) >= 0 and float(face.weights.max()) <= 1
         out_left, in_left = face.weights[3], face.weights[2]
         out_right, in_right = face.weights[10], face.weights[9]
         turn_left, turn_right = (out_left - in_left) * 30, (in_right - out_right) * 30
@@ -160,7 +158,7 @@ def test_degraded_crops_stay_pictures(generator):
     before = crops.clone()
     spoiled = degrade(crops, generator=generator)
     assert torch.equal(crops, before)
-    assert 0 <= float(spoiled.min()) and float(spoiled.max()) <= 1
+    assert float(spoiled.min()) >= 0 and float(spoiled.max()) <= 1
 
 
 def test_people_are_written_with_labels_and_captions(studio, tmp_path):
