@@ -248,12 +248,12 @@ def _light_from(yaw_deg: float) -> Lights:
 def _openness(head: Head) -> Float[Tensor, " V"]:
     """The share of the sky that each vertex sees at rest or, inside the mouth, while speaking."""
     faces, _, ids = head.triangles()
-    sky = ambient_occlusion(head.verts, faces, directions=40)
+    sky = ambient_occlusion(head.verts, faces, directions=32)
     if "mouth" not in head.material_names or _JAW not in head.morph_names:
         return sky
     spoken = head.verts + 0.6 * head.morphs[head.morph_names.index(_JAW)]
     inside = torch.unique(faces[ids == head.material_names.index("mouth")])
-    opened = ambient_occlusion(spoken, faces, directions=24)
+    opened = ambient_occlusion(spoken, faces, directions=16)
     sky = sky.clone()
     # the wet inside scatters what little light comes in; without that it would be black
     sky[inside] = _MOUTH_GLOW + (1 - _MOUTH_GLOW) * opened[inside]

@@ -46,7 +46,6 @@ _TONES = (
     (0.20, "brown"),
     (0.10, "dark brown"),
 )
-_SHADOWLESS = RenderConfig(shadow_side=0)
 _DYED = ("blue", "pink", "purple", "violet", "teal", "green", "turquoise", "crimson")
 Attributes = dict[str, str | float | bool]
 
@@ -111,8 +110,10 @@ class Studio:
         camera = draw_camera(in_space[0], VIEW, generator=generator)
         lights = draw_lights(generator=generator)
         size = (self.side, self.side)
-        if rng.random() < 0.5:  # shadows cost a third of the time
-            renderer = renderer.with_config(_SHADOWLESS)
+        # shadows cost a third of the time
+        shadow_side = 160 if rng.random() < 0.5 else 0
+        exposure = float(np.exp(rng.uniform(-0.2, 0.7)))
+        renderer = renderer.with_config(RenderConfig(shadow_side, exposure))
         image = renderer(verts[None], camera, lights, size)[0]
         rgba = (image.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         points = camera.project(in_space, size)[0, :, :2]
@@ -174,9 +175,7 @@ class Studio:
                 ids = torch.cat([ids, torch.full((len(hair.faces),), names.index("hair"))])
             blank = torch.full((3, 4, 4), 0.5)
             blanks = [Material(name, blank) for name in names]
-            self._renderers[style] = Renderer(
-                faces, uv, uv_faces, ids, blanks, config=RenderConfig(shadow_side=160)
-            )
+            self._renderers[style] = Renderer(faces, uv, uv_faces, ids, blanks)
         return self._renderers[style]
 
     @torch.no_grad()

@@ -23,11 +23,16 @@ _SMILE: _Acts = {
     "mouthSmileLeft": (0.25, 1.0), "mouthSmileRight": (0.25, 1.0),
     "cheekSquintLeft": (0.0, 0.8), "cheekSquintRight": (0.0, 0.8),
     "mouthDimpleLeft": (-0.3, 0.5), "mouthDimpleRight": (-0.3, 0.5),
-    "mouthStretchLeft": (-0.2, 0.3), "mouthStretchRight": (-0.2, 0.3),
-    "mouthUpperUpLeft": (-0.2, 0.5), "mouthUpperUpRight": (-0.2, 0.5),
-    "mouthLowerDownLeft": (-0.3, 0.4), "mouthLowerDownRight": (-0.3, 0.4),
+    "mouthStretchLeft": (-0.2, 0.4), "mouthStretchRight": (-0.2, 0.4),
     "eyeSquintLeft": (-0.2, 0.6), "eyeSquintRight": (-0.2, 0.6),
-    "jawOpen": (-0.2, 0.4),
+}  # fmt: skip
+# Portraits smile with their teeth.
+_TEETH: _Acts = {
+    **_SMILE,
+    "mouthSmileLeft": (0.4, 1.0), "mouthSmileRight": (0.4, 1.0),
+    "mouthUpperUpLeft": (0.05, 0.8), "mouthUpperUpRight": (0.05, 0.8),
+    "mouthLowerDownLeft": (0.0, 0.8), "mouthLowerDownRight": (0.0, 0.8),
+    "mouthShrugLower": (-0.6, 0.2), "jawOpen": (-0.1, 0.45),
 }  # fmt: skip
 _SPEECH: _Acts = {
     "jawOpen": (0.0, 0.55), "mouthClose": (-0.3, 0.4), "mouthFunnel": (-0.5, 0.8),
@@ -57,13 +62,14 @@ _SADNESS: _Acts = {
     "mouthShrugLower": (-0.2, 0.8), "eyeSquintLeft": (-0.2, 0.5), "eyeSquintRight": (-0.2, 0.5),
 }  # fmt: skip
 _MOODS: tuple[tuple[float, str, _Acts], ...] = (
-    (0.20, "neutral", {}),
-    (0.25, "smiling", _SMILE),
-    (0.20, "speaking", _SPEECH),
+    (0.18, "neutral", {}),
+    (0.12, "smiling", _SMILE),
+    (0.22, "laughing", _TEETH),
+    (0.16, "speaking", _SPEECH),
     (0.08, "surprised", _SURPRISE),
     (0.08, "angry", _ANGER),
     (0.06, "sad", _SADNESS),
-    (0.13, "grimacing", {}),  # any shapes at random
+    (0.10, "grimacing", {}),  # any shapes at random
 )
 
 
@@ -92,7 +98,7 @@ def draw_face(*, generator: torch.Generator) -> Face:
     # the two sides share this much of their chance
     alike = min(1.0, uniform(0.5, 1.4))
     common = torch.rand(len(ARKIT_NAMES), generator=generator)
-    common = torch.minimum(common, common[_PARTNER])
+    common = common[torch.minimum(_PARTNER, torch.arange(len(_PARTNER)))]
     own = torch.rand(len(ARKIT_NAMES), generator=generator)
     share = alike * common + (1 - alike) * own
     for name, (low, high) in acts.items():

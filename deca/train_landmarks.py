@@ -30,6 +30,7 @@ from deca.landmarks import (
     CROP_SIDE,
     SHIPPED_LANDMARKS,
     LandmarkNet,
+    load_landmark_net,
     negative_log_likelihood,
     save_landmark_net,
 )
@@ -230,23 +231,26 @@ def train(
     config: LandmarkTraining,
     *,
     minutes: float | None = None,
+    start: LandmarkNet | None = None,
     export: Path | None = None,
     metadata: dict[str, str] | None = None,
 ) -> LandmarkNet:
     """The averaged network after `config.steps`, or when `minutes` are over.
 
     Writes `checkpoint.pt`, `loss.csv` and `loss.png` into the folder, and the averaged network to
-    `export` at each checkpoint. With `minutes` the schedule follows the clock if it runs faster.
+    `export` at each checkpoint. `start` is a trained network to go on from. With `minutes` the
+    schedule follows the clock where that is ahead of the steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(config.seed)
     torch_state = torch.Generator().manual_seed(config.seed)
     net, averaged = _fresh_net(points, torch_state), LandmarkNet(points)
     crops = Crops(people, points, config.seed, config.backgrounds)
-    _, first_points, _ = crops.batch(
-        2048 if len(people.rgba) > 2048 else 256, 0.0, generator=generator
-    )
-    net.start_at(first_points)
+    _, first_points, _ = crops.batch(min(1024, len(people.rgba)), 0.0, generator=generator)
+    if start is None:
+        net.start_at(first_points)
+    else:
+        net.load_state_dict(start.state_dict())
     averaged.load_state_dict(net.state_dict())
     optimizer = torch.optim.AdamW(_groups(net), weight_decay=config.weight_decay)
     checkpoint = folder / "checkpoint.pt"
@@ -467,6 +471,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, default=Path("out/landmarks"), help="checkpoints")
     parser.add_argument("--steps", type=int, default=LandmarkTraining.steps)
     parser.add_argument("--batch", type=int, default=LandmarkTraining.batch)
+    parser.add_argument("--rate", type=float, default=LandmarkTraining.learning_rate)
+    parser.add_argument("--start", type=Path, help="go on from this network's weights")
     parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="beside the one that makes crops")
@@ -478,7 +484,9 @@ def run(options: argparse.Namespace) -> None:
     """Render if asked, train, ship if asked."""
     torch.set_num_threads(options.threads)
     studio = open_studio()
-    config = LandmarkTraining(steps=options.steps, batch=options.batch, seed=options.seed)
+    config = LandmarkTraining(
+        steps=options.steps, batch=options.batch, learning_rate=options.rate, seed=options.seed
+    )
     if options.count:
         render_people(studio, options.count, options.people, seed=options.seed)
     net = train(
@@ -487,6 +495,7 @@ def run(options: argparse.Namespace) -> None:
         options.run,
         config,
         minutes=options.minutes,
+        start=load_landmark_net(path=options.start) if options.start else None,
         export=options.export,
         metadata=head_metadata(),
     )

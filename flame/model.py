@@ -207,11 +207,16 @@ class Flame(nn.Module):
             uv_polygons=self.topology.uv_polygons,
             material_ids=self.topology.material_ids,
             material_names=self.topology.material_names,
-            morphs=posed.verts[1:] - rest,
+            morphs=_without_traces(posed.verts[1:] - rest),
             morph_names=tuple(names),
             joints=torch.stack([root, neck, head_joint, jaw, left, right]),
             lbs_weights=weights6,
         )
+
+
+def _without_traces(morphs: Float[Tensor, "M V 3"]) -> Float[Tensor, "M V 3"]:
+    """Morphs without displacements below 20 micrometres, which nobody sees and every file holds."""
+    return torch.where(morphs.norm(dim=-1, keepdim=True) > 2e-5, morphs, 0.0)
 
 
 def jaw_posedirs(corrective: Float[Tensor, "V 3"], angle_deg: float) -> Float[Tensor, "36 V 3"]:

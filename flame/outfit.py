@@ -69,7 +69,13 @@ class Outfit:
         worn = [
             Material("skin", skin, to_floats(self.skin_normal), to_floats(self.skin_roughness)),
             Material("eyes", paint_eye(iris, generator=generator), roughness=0.12),
-            Material("mouth", to_floats(self.mouth), roughness=to_floats(self.mouth_roughness)),
+            # seen from behind too: cheeks stretched by a wide mouth fold the bag over
+            Material(
+                "mouth",
+                to_floats(self.mouth),
+                roughness=to_floats(self.mouth_roughness),
+                double_sided=True,
+            ),
             Material(
                 "lashes",
                 to_floats(self.lashes),
@@ -88,9 +94,8 @@ class Outfit:
         style = self._style(name)
         first = len(head.verts)
         hair = attach(style, head.verts)
-        moved = torch.stack([style.carry(morph) for morph in head.morphs])
-        # below a hundredth of a millimetre a morph would only make files larger
-        moved = torch.where(moved.norm(dim=-1, keepdim=True) > 1e-5, moved, 0.0)
+        # hair rides on the skull: morphs would multiply the file's size for a trembling sideburn
+        still = head.morphs.new_zeros(len(head.morphs), len(hair), 3)
         triangles = torch.cat([style.faces, torch.full((len(style.faces), 1), -1)], dim=1)
         padding = triangles >= 0
         return dataclasses.replace(
@@ -108,7 +113,7 @@ class Outfit:
                 ]
             ),
             material_names=(*head.material_names, "hair"),
-            morphs=torch.cat([head.morphs, moved], dim=1),
+            morphs=torch.cat([head.morphs, still], dim=1),
             lbs_weights=torch.cat([head.lbs_weights, joint_weights(style, head.lbs_weights)]),
         )
 

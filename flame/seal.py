@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from flame.arkit import ARKIT_NAMES
 from flame.blueprint import PARTS, HeadSettings
 from flame.contact import nearest_on_chain, split_loop, spread
+from flame.raster import rasterize
 from flame.remesh import Floats, Ints, triangulate
 from flame.statistics import Statistics
 from flame.unwrap import boundary_loops
@@ -36,6 +38,58 @@ def seal(
         centre = source.eye_centers[0 if side == "Left" else 1]
         blink = ARKIT_NAMES.index(f"eyeBlink{side}")
         _clear_cornea(template, expression[blink], surface, centre, clearance)
+        eye = polygons[parts == PARTS.index(f"eye_{side.lower()}")]
+        close_lids(template, expression[blink], surface, eye, polygons, parts, centre, clearance)
+
+
+def close_lids(
+    template: Floats,
+    blink: Floats,
+    surface: Ints,
+    eye: Ints,
+    polygons: Ints,
+    parts: Ints,
+    centre: Floats,
+    clearance: float,
+) -> None:
+    """Lower the upper lid under `blink` until no eyeball shows from the front; changes `blink`.
+
+    The lids' borders lie inside the opening, behind the margins one sees, so borders that met
+    would be far too low: the upper one goes down in small shares of the way until all is covered.
+    """
+    face = np.isin(parts, [PARTS.index("face"), PARTS.index("neck")])
+    loops = [np.array(loop) for loop in boundary_loops(triangulate(polygons[face]))]
+    loop = min(loops, key=lambda one: float(np.linalg.norm(template[one].mean(0) - centre)))
+    top, bottom = split_loop(template, loop)
+    before = blink.copy()
+    for share in np.arange(0.0, 0.65, 0.04):
+        state = template + before
+        shift = share * (nearest_on_chain(state[top], state[bottom]) - state[top])
+        shift[[0, -1]] = 0
+        handles = np.concatenate([top, bottom[1:-1]])
+        shifts = np.concatenate([shift, np.zeros((len(bottom) - 2, 3))])
+        blink[:] = before
+        if share > 0:
+            blink += spread(template, surface, handles, shifts, reach=11.0)
+            _clear_cornea(template, blink, surface, centre, clearance)
+        if _shown(template + blink, surface, eye, centre) == 0:
+            return
+
+
+def _shown(verts: Floats, surface: Ints, eye: Ints, centre: Floats) -> int:
+    """Pixels of an eyeball, a tenth of a millimetre each, that the skin leaves uncovered."""
+    side, pixel = 480, 0.1
+    faces = np.concatenate([triangulate(surface), triangulate(eye)])
+    screen = np.stack(
+        [
+            (verts[:, 0] - centre[0]) / pixel + side / 2,
+            side / 2 - (verts[:, 1] - centre[1]) / pixel,
+            1000.0 - verts[:, 2],
+        ],
+        axis=1,
+    )
+    drawn = rasterize(torch.from_numpy(screen)[None], torch.from_numpy(faces), (side, side))
+    return int((drawn.face_id >= len(triangulate(surface))).sum())
 
 
 def _lip_loop(template: Floats, polygons: Ints, parts: Ints) -> Ints:

@@ -158,7 +158,7 @@ def test_a_rig_file_sets_unit_joints_and_landmarks(folder, tmp_path):
 
 
 def test_without_landmarks_the_model_says_how_to_give_them(built):
-    with pytest.raises(ValueError, match="landmarks68 in rig.toml"):
+    with pytest.raises(ValueError, match=r"landmarks68 in rig\.toml"):
         built.landmarks68(built.template[None])
 
 
