@@ -23,6 +23,7 @@ from deca.portrait import Portrait
 if TYPE_CHECKING:
     from avatar.motion import Motion
     from deca.reconstruct import Reconstruction
+    from flame.gltf import Animation
     from flame.head import Head
     from flame.material import Material
     from flame.model import Flame
@@ -245,7 +246,7 @@ def _write_talk(
     return [out / name for name in ("speech.wav", "talk.glb", "talk.mp4")]
 
 
-def animation_of(motion: Motion, rate_hz: float = 30.0) -> object:
+def animation_of(motion: Motion, rate_hz: float = 30.0) -> Animation:
     """The motion as a glTF clip, keyed `rate_hz` times a second."""
     from flame.gltf import Animation
 

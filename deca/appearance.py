@@ -110,7 +110,7 @@ def hair_guess(
     return HairGuess("short", color)
 
 
-def _backdrop(lab: Float[Tensor, "3 H W"]) -> Float[Tensor, "3"]:
+def _backdrop(lab: Float[Tensor, "3 H W"]) -> Float[Tensor, 3]:
     """The usual colour of the picture's upper corners."""
     height, width = lab.shape[1] // 8, lab.shape[2] // 8
     corners = torch.cat([lab[:, :height, :width], lab[:, :height, -width:]], dim=2)
@@ -142,10 +142,11 @@ def _above_brows(
     brow, chin = marks[17:27].mean(0), marks[8]
     up = (brow - chin) / (brow - chin).norm()
     y, x = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
-    return (x - brow[0]) * up[0] + (y - brow[1]) * up[1] > 0
+    height: Tensor = (x - brow[0]) * up[0] + (y - brow[1]) * up[1]
+    return height > 0
 
 
-def _rgb(linear: Float[Tensor, "3"], low: float, high: float) -> Rgb:
+def _rgb(linear: Float[Tensor, 3], low: float, high: float) -> Rgb:
     red, green, blue = linear_to_srgb(linear.clamp(low, high)).tolist()
     return red, green, blue
 

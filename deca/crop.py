@@ -11,7 +11,7 @@ from deca.codes import Crop
 
 def crop_square(
     image: Float[Tensor, "1 3 H W"],
-    center: Float[Tensor, "2"],
+    center: Float[Tensor, 2],
     side: float,
     size: int,
     roll_rad: float = 0.0,

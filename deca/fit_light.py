@@ -93,13 +93,13 @@ def _solve(
         step = _step(error, basis, shading, slopes, light, codes, weight * share, config)
         # a light that would turn dark somewhere on the face is not followed all the way
         change = (basis @ step[:27].view(9, 3)) / shading
-        limit = float((0.5 / change.abs().amax().clamp(min=0.5)))
+        limit = float(0.5 / change.abs().amax().clamp(min=0.5))
         light = light + limit * step[:27].view(9, 3)
         codes = bounded((codes + limit * step[27:])[None], model)[0]
     return light, codes
 
 
-def _usual_light(config: LightFitConfig) -> Float[Tensor, "9"]:
+def _usual_light(config: LightFitConfig) -> Float[Tensor, 9]:
     """Soft light from the front."""
     usual = torch.zeros(9)
     usual[0] = 0.62 * config.brightness / SH_CONSTANTS[0]
@@ -140,4 +140,5 @@ def _step(
         right[own] -= prior[band] @ (light[band] - _usual_light(config)[band])
     normal[27:, 27:] += config.codes_weight * torch.eye(n_codes)
     right[27:] -= config.codes_weight * codes
-    return torch.linalg.solve(normal, right)
+    step: Tensor = torch.linalg.solve(normal, right)
+    return step

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +30,7 @@ from flame.texture import sample_texture
 
 log = logging.getLogger(__name__)
 _Step = Callable[[int, int], None]
+Moved = TypeVar("Moved", Params, Camera)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def fit_photo(
         loss = config.pixel_weight * pixel + config.point_weight * point
         loss = loss + config.prior_weight * prior
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         tuned.bound()
         if progress is not None:
@@ -178,7 +180,7 @@ class _Tuned:
         self.params.jaw[:, 1:] = 0
 
 
-def _detached(record: Params | Camera) -> Params | Camera:  # type: ignore[type-var]
+def _detached(record: Moved) -> Moved:
     return record._map(torch.Tensor.detach)
 
 

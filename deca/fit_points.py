@@ -133,7 +133,7 @@ class _Layout:
         return [self.n_shape, self.n_expression, 3, 1, 2]  # ..., root, log scale, shift
 
     def split(self, values: Tensor) -> list[Tensor]:
-        return list(values.split(self._sizes, dim=-1))
+        return list(torch.split(values, self._sizes, dim=-1))
 
     def unpack(self, values: Tensor, n_shape: int, fov_deg: float) -> tuple[Params, Camera]:
         shape, weights, root, log_scale, shift = self.split(values)  # [N, ...]

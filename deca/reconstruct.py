@@ -50,7 +50,7 @@ class Located:
     points: Float[Tensor, "L 2"]  # picture px
     sigmas: Float[Tensor, " L"]  # picture px
     crop: Crop  # FIT_SIZE
-    center: Float[Tensor, "2"]
+    center: Float[Tensor, 2]
     side: float
     roll_rad: float
 

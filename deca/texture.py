@@ -1,4 +1,4 @@
-"""Skin texture of a fitted portrait: the picture where it shows skin, the albedo model elsewhere."""
+"""Skin texture of a fitted portrait: the picture where it shows skin, else the albedo model."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from deca.texture import TextureConfig, skin_texture
 from flame.albedo import AlbedoModel
 from flame.arkit import ARKIT_INDEX
 from flame.camera import Camera
+from flame.interpolate import interpolate
 from flame.light import SH_CONSTANTS, sh_shading
 from flame.load import load_head
 from flame.model import Flame
@@ -24,7 +25,6 @@ from flame.normals import vertex_normals
 from flame.outfit import load_outfit
 from flame.params import arkit_from_params, params_from_arkit
 from flame.raster import rasterize
-from flame.interpolate import interpolate
 from flame.render import linear_to_srgb, srgb_to_linear
 from flame.texture import sample_texture
 

@@ -57,7 +57,11 @@ def test_the_fit_meets_its_points_on_a_real_photo(made: Path) -> None:
     between_eyes = (points[36:42].mean(0) - points[42:48].mean(0)).norm()
     assert codes["landmark_error_px"].mean() < 0.05 * between_eyes
     # where the eyes and the mouth are in that photo, read off it by eye
-    for index, place in ((slice(36, 42), (200, 103)), (slice(42, 48), (251, 103)), (slice(48, 60), (226, 155))):
+    for index, place in (
+        (slice(36, 42), (200, 103)),
+        (slice(42, 48), (251, 103)),
+        (slice(48, 60), (226, 155)),
+    ):
         assert (points[index].mean(0) - torch.tensor(place)).norm() < 12
 
 
