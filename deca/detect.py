@@ -338,7 +338,7 @@ def confirmed(
     """What the network makes of each candidate, where it is sure; one entry a face."""
     faces: list[Landmarks] = []
     for box in boxes:
-        found = net.predict(image, box, average_flip=False)
+        found = net.predict(image, box, thorough=False)
         log.debug(
             "candidate %s: face %.2f, sigma %.3f, disagreement %.3f",
             box.tolist(), found.face_probability, found.uncertainty(), found.disagreement,

@@ -158,9 +158,11 @@ class LandmarkNet(nn.Module):
         flat = points.flatten(1)
         self.mean_head.bias.copy_(flat.mean(0))
         rank = min(len(flat), self.config.rank)
-        _, spread, axes = torch.svd_lowrank(flat - flat.mean(0), rank, niter=4)
+        offset = (flat - flat.mean(0)).double()
+        variance, axes = torch.linalg.eigh(offset.T @ offset / len(flat))
+        largest = variance.clamp(min=0).sqrt() * axes
         self.mean_head.weight.zero_()
-        self.mean_head.weight[:, :rank] = axes * spread / len(flat) ** 0.5
+        self.mean_head.weight[:, :rank] = largest.flip(1)[:, :rank].float()
         self.code_head.weight.mul_(0.3)
 
     @torch.no_grad()
@@ -169,13 +171,13 @@ class LandmarkNet(nn.Module):
         image: Float[Tensor, "1 3 H W"],
         box: Float[Tensor, " 4"],
         *,
-        passes: int = 3,
-        average_flip: bool = True,
+        passes: int = 4,
+        thorough: bool = True,
     ) -> Landmarks:
         """Points of the face in `box` (left, top, right, bottom, brow to chin; px).
 
-        Each pass crops anew, upright, round the points of the one before; the last is averaged with
-        its mirror image. Deterministic.
+        Each pass crops anew, upright, round the points of the one before. A thorough look averages
+        several framings and their mirror images. Deterministic.
         """
         if passes < 2:
             raise ValueError(f"passes={passes}; at least 2 are needed to see whether they agree")
@@ -193,12 +195,11 @@ class LandmarkNet(nn.Module):
         points, sigmas, logit = image.new_zeros(0, 2), image.new_zeros(0), image.new_zeros(())
         disagreement = 0.0
         for number in range(passes):
-            crop = crop_square(small, center, CROP_VIEW * side, CROP_SIDE, roll)
-            mean, sigma, logit = self._look(crop.image, average_flip and number == passes - 1)
-            found = crop.picture_points(mean * CROP_SIDE)
+            framings = _FRAMINGS if thorough and number >= passes - 2 else _FRAMINGS[:1]
+            found, sigmas, logit = self._look(small, center, CROP_VIEW * side, roll, framings)
             if len(points):
                 disagreement = float((found - points).norm(dim=1).mean()) / side
-            points, sigmas = found, sigma * CROP_VIEW * side
+            points = found
             center, side, roll = crop_of(points)
         if was_training:
             self.train()
@@ -212,18 +213,46 @@ class LandmarkNet(nn.Module):
             disagreement,
         )
 
-    def _look(self, crop: Tensor, average_flip: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Means and standard deviations of one crop, in its side's units, and the face's logit."""
-        if not average_flip:
-            answer = self(crop)
-            return answer.mean[0], answer.log_sigma[0].exp(), answer.face_logit[0]
-        answer = self(torch.cat([crop, crop.flip(-1)]))
-        mirrored = answer.mean[1, self.flip] * crop.new_tensor([-1.0, 1.0]) + crop.new_tensor(
-            [1.0, 0]
-        )
-        sigma = answer.log_sigma.exp()
-        mean = (answer.mean[0] + mirrored) / 2
-        return mean, (sigma[0] + sigma[1, self.flip]) / 2, answer.face_logit.mean()
+    def _look(
+        self,
+        image: Tensor,
+        center: Tensor,
+        side: float,
+        roll: float,
+        framings: tuple[tuple[float, float, float], ...],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Means over framings and mirror images: points and sigmas in pixels, the face's logit."""
+        crops = [
+            crop_square(
+                image,
+                center + side * image.new_tensor([right, down]),
+                side * scale,
+                CROP_SIDE,
+                roll,
+            )
+            for scale, right, down in framings
+        ]
+        pictures = torch.cat([crop.image for crop in crops])
+        answer = self(torch.cat([pictures, pictures.flip(-1)]))
+        plain, mirrored = answer.mean.chunk(2)
+        mirrored = mirrored[:, self.flip] * plain.new_tensor([-1.0, 1.0]) + plain.new_tensor([1, 0])
+        both = (plain + mirrored) / 2
+        points = [crop.picture_points(p * CROP_SIDE) for crop, p in zip(crops, both, strict=True)]
+        scales = plain.new_tensor([scale for scale, _, _ in framings])[:, None]
+        sigma, mirrored_sigma = answer.log_sigma.exp().chunk(2)
+        sigmas = (sigma + mirrored_sigma[:, self.flip]) / 2 * scales * side
+        return torch.stack(points).mean(0), sigmas.mean(0), answer.face_logit.mean()
+
+
+# Scale of the crop, and shift in its sides, of the looks that are averaged; symmetric, so that a
+# mirrored picture gives the mirrored points.
+_FRAMINGS = (
+    (1.0, 0.0, 0.0),
+    (0.93, 0.02, 0.02),
+    (0.93, -0.02, 0.02),
+    (1.08, 0.02, -0.02),
+    (1.08, -0.02, -0.02),
+)
 
 
 def crop_of(points: Float[Tensor, "L 2"]) -> tuple[Float[Tensor, 2], float, float]:

@@ -20,7 +20,7 @@ from deca.landmarks import CROP_VIEW
 class FramingConfig:
     """How far crops may be off; close ones are like those of the second look."""
 
-    close_share: float = 0.5
+    close_share: float = 0.65
     close: tuple[float, float, float] = (0.08, 0.03, 6.0)  # ln scale, shift, roll in degrees
     wide: tuple[float, float, float] = (0.30, 0.12, 28.0)
 
@@ -34,7 +34,7 @@ def framing(
 ) -> tuple[Float[Tensor, "B 2 3"], Float[Tensor, "B L 2"]]:
     """Random crops round faces: affine maps from crop units (0..1) to pixels, and crop points.
 
-    Half of them are mirrored, with their labels.
+    Half of the crops are mirrored, with their labels.
     """
     batch = len(points)
 

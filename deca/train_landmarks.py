@@ -24,6 +24,7 @@ from torch import Tensor
 
 from assets.files import replacing, sha256_of
 from assets.store import PACKAGE, register
+from assets.weights import read_tensors, write_tensors
 from deca import synth_scene as scene
 from deca.landmark_points import LandmarkPoints
 from deca.landmarks import (
@@ -237,9 +238,9 @@ def train(
 ) -> LandmarkNet:
     """The averaged network after `config.steps`, or when `minutes` are over.
 
-    Writes `checkpoint.pt`, `loss.csv` and `loss.png` into the folder, and the averaged network to
-    `export` at each checkpoint. `start` is a trained network to go on from. With `minutes` the
-    schedule follows the clock where that is ahead of the steps.
+    Writes `checkpoint.safetensors`, `loss.csv` and `loss.png` into the folder, and the averaged
+    network to `export` at each checkpoint. `start` is a trained network to go on from. With
+    `minutes` the schedule follows the clock where that is ahead of the steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(config.seed)
@@ -253,15 +254,10 @@ def train(
         net.load_state_dict(start.state_dict())
     averaged.load_state_dict(net.state_dict())
     optimizer = torch.optim.AdamW(_groups(net), weight_decay=config.weight_decay)
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / "checkpoint.safetensors"
     step, spent = 0, 0.0
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        net.load_state_dict(state["net"])
-        averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, spent = state["step"], state["spent"]
-        generator.set_state(state["generator"])
+    if checkpoint.is_file() or checkpoint.with_name(f"{checkpoint.name}.index.json").is_file():
+        step, spent = _resume(checkpoint, net, averaged, optimizer, generator)
         log.info("going on from step %d", step)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = point_weights(points)
@@ -361,16 +357,38 @@ def _save(
     spent: float,
     chance: Tensor,
 ) -> None:
-    state = {
-        "net": net.state_dict(),
-        "averaged": averaged.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "spent": spent,
-        "generator": chance,
-    }
-    with replacing(path) as written:
-        torch.save(state, written)
+    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
+    tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
+    for number, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
+    tensors["chance"] = chance
+    tensors["progress"] = torch.tensor([step, spent], dtype=torch.float64)
+    write_tensors(tensors, path)
+
+
+def _resume(
+    path: Path,
+    net: LandmarkNet,
+    averaged: LandmarkNet,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> tuple[int, float]:
+    """Put everything as it was; returns the step and the seconds spent."""
+    tensors = read_tensors(path)
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    net.load_state_dict(under("net."))
+    averaged.load_state_dict(under("averaged."))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in under("optimizer.").items():
+        number, kind = name.split(".")
+        moments.setdefault(int(number), {})[kind] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    generator.set_state(tensors["chance"])
+    step, spent = tensors["progress"].tolist()
+    return int(step), spent
 
 
 def _draw_curve(folder: Path) -> None:

@@ -205,7 +205,7 @@ def inside_hairline(points: Array) -> Array:
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
     even = np.linspace(0, length[-1], 1000)
     dense = np.stack([np.interp(even, length, ring[:, axis]) for axis in (0, 1)], axis=1)
-    flat = to_map(points)
+    flat = to_map(points.astype(np.float64))
     distance, _ = cKDTree(dense).query(flat)
     return np.asarray(np.where(inside(flat, loop), distance, -distance), np.float32)
 

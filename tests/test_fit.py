@@ -153,7 +153,7 @@ def test_photometric_refinement_brings_a_shifted_head_back(
         carried,
         points,
         torch.full((len(carried),), 4.0),
-        PhotoFitConfig(steps=25),
+        PhotoFitConfig(steps=12),
     )
 
     def error(params: PointFit | Codes) -> float:

@@ -181,7 +181,8 @@ def test_a_turned_jaw_is_the_jaw_open_morph_at_one_and_near_it_half_way(shipped)
         params.jaw[0, 0] = math.radians(degrees)
         return shipped(params).verts[0] - shipped.template
 
-    torch.testing.assert_close(turned(25.33), morph, atol=1e-6, rtol=0)
+    # displacements below 20 micrometres are left out of the exported morphs
+    torch.testing.assert_close(turned(25.33), morph, atol=2e-5, rtol=0)
     sagitta = (turned(25.33 / 2) - morph / 2).norm(dim=1)
     assert 0.5e-3 < sagitta.max() <= 2.5e-3
     chin = shipped.landmarks68(turned(25.33)[None])[0, 8]

@@ -129,9 +129,14 @@ def test_the_loss_falls_and_a_stopped_run_goes_on(flame, people, tmp_path):
 def test_training_is_the_same_for_the_same_seed(flame, people, tmp_path):
     points = landmark_points(flame)
     config = LandmarkTraining(steps=2, batch=4, backgrounds=4, seed=5)
-    first = train(people, points, tmp_path / "a", config)
-    again = train(people, points, tmp_path / "b", config)
-    torch.testing.assert_close(first.code_head.weight, again.code_head.weight, atol=0, rtol=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums over threads are in no fixed order
+    try:
+        first = train(people, points, tmp_path / "a", config)
+        again = train(people, points, tmp_path / "b", config)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(first.code_head.weight, again.code_head.weight)
 
 
 def test_saved_networks_come_back(flame, tmp_path, generator):
@@ -165,7 +170,7 @@ def test_the_shipped_network_finds_new_people(flame):
     studio = Studio(flame, plain_wardrobe())
     generator, rng = torch.Generator().manual_seed(77), np.random.default_rng(0)
     errors = []
-    for _ in range(6):
+    for _ in range(4):
         for shot in studio.shoot(2, generator=generator):
             back = torch.from_numpy(random_background(len(shot.rgba), rng).copy())
             image = on_background(torch.from_numpy(shot.rgba)[None], back[None])

@@ -28,7 +28,7 @@ def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(portrait: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("hibari_tts", reason="the extra `speech` is not installed")
+    pytest.importorskip("hibari", reason="the extra `speech` is not installed")
     out = tmp_path_factory.mktemp("made")
     create(portrait, say=SENTENCE, out=out, settings=CreateSettings(size=128, fps=12))
     return out

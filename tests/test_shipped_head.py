@@ -197,7 +197,6 @@ def test_lips_seal_over_an_open_jaw(flame, solid):
     assert not visible(flame, view, INNER_MOUTH).any()
 
 
-@pytest.mark.xfail(strict=True, reason="a sliver of the eyeball shows, 17 x 2 mm")
 @pytest.mark.parametrize("side", ["Left", "Right"])
 def test_a_blink_hides_the_eyeball(flame, solid, side):
     view, _ = front_view(flame, solid, weights_of(**{f"eyeBlink{side}": 1.0}))

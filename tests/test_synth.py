@@ -99,9 +99,10 @@ def test_skin_covers_the_labels_of_a_frontal_face(studio):
     generator = torch.Generator().manual_seed(11)
     for shot in studio.shoot(3, generator=generator):
         inside = shot.points.long().clamp(0, 95)
-        alpha = torch.from_numpy(shot.rgba[..., 3].copy())[inside[:, 1], inside[:, 0]]
+        alpha = torch.from_numpy(shot.rgba[..., 3].astype(np.float32))[None, None]
         # a label on the far outline may lie on the pixel beside
-        assert (alpha > 0).float().mean() > 0.97
+        near = torch.nn.functional.max_pool2d(alpha, 3, 1, 1)[0, 0]
+        assert (near[inside[:, 1], inside[:, 0]] > 0).float().mean() > 0.99
 
 
 def test_a_framed_crop_shows_under_each_label_what_the_picture_showed(flame, generator):
