@@ -308,7 +308,7 @@ def scan_boxes(
                 # padding and half a window cancel: the window's corner is its middle unpadded
                 x, y = column / scale, row / scale
                 boxes.append((x - side / 2, y - side / 2, x + side / 2, y + side / 2))
-        side *= 0.68
+        side *= 0.64
     if not boxes:
         return []
     crops = torch.cat(windows)
@@ -328,7 +328,7 @@ def scan_boxes(
 def _places(extent: int) -> range:
     """Offsets of windows along an axis that was padded by half a window on both sides."""
     # faces are not cut off by more than a third
-    edge, step = CROP_SIDE // 5, CROP_SIDE // 4
+    edge, step = CROP_SIDE // 5, CROP_SIDE // 3
     return range(edge, extent - CROP_SIDE - edge + 1, step)
 
 
