@@ -55,7 +55,6 @@ def create(
     fps: Annotated[int, typer.Option(help="Frames a second of the video.")] = 30,
     size: Annotated[int, typer.Option(help="Side of the video in pixels.")] = 512,
     seed: Annotated[int, typer.Option(help="The same seed gives the same avatar.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Make an avatar of a photo, and have it speak."""
     from avatar.config import CreateSettings
@@ -70,7 +69,6 @@ def create(
         box=None if box is None else _parse_box(box),
         fps=fps,
         size=size,
-        device=device,
     )
     for given in (photo, audio, landmarks):
         if given is not None and not given.is_file():

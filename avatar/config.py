@@ -32,7 +32,6 @@ class CreateSettings:
     box: tuple[float, float, float, float] | None = None  # the face: x, y, width, height in pixels
     fps: int = 30
     size: int = 512  # px, side of the video
-    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.hair not in get_args(Hair):

@@ -64,6 +64,10 @@ def create(
     if say is not None or audio is not None:
         with progress.stage("speech"):
             speech = _speech(say, audio, generator)
+        if audio is not None:
+            progress.warn("lips follow the recording's energy and spectrum: there was no text")
+        elif speech.engine != "hibari":
+            progress.warn(f"spoken by {speech.engine}; the neural English voice was not usable")
     with progress.stage("load the models"):
         from deca.landmarks import load_landmark_net
         from flame.load import load_head
@@ -73,7 +77,12 @@ def create(
     with progress.stage("find the face"):
         from deca.reconstruct import locate, reconstruct
 
-        located = locate(portrait, flame, net, box=settings.box, points68=points68)
+        located = locate(portrait, flame, net, box=corners(settings.box), points68=points68)
+        if not located.sure:
+            progress.warn(
+                "the landmark network is not sure of this face; check preview.png, or give "
+                "--landmarks"
+            )
     with progress.stage("fit shape, pose, light, skin"):
         found = reconstruct(portrait, located, flame, outfit, progress=progress.step)
     with progress.stage("dress the head"):
@@ -95,6 +104,16 @@ def create(
     avatar = dataclasses.replace(avatar, manifest=manifest)
     avatar.save(out)
     return avatar
+
+
+def corners(
+    box: tuple[float, float, float, float] | None,
+) -> tuple[float, float, float, float] | None:
+    """Left, top, right and bottom of a box given by its left, top, width and height, pixels."""
+    if box is None:
+        return None
+    x, y, width, height = box
+    return x, y, x + width, y + height
 
 
 def read_points68(path: Path) -> Float[Tensor, "1 68 2"]:

@@ -110,7 +110,7 @@ def choose(boxes: list[Float[Tensor, " 4"]]) -> int:
     if not boxes:
         raise ValueError(
             "no face was found in the picture; give one that shows a face from the front, or say "
-            "where it is with --box left,top,right,bottom"
+            "where it is with --box x,y,width,height"
         )
     sides = [float((box[2:] - box[:2]).max()) for box in boxes]
     order = sorted(range(len(boxes)), key=lambda index: -sides[index])
@@ -118,7 +118,7 @@ def choose(boxes: list[Float[Tensor, " 4"]]) -> int:
         rivals = [side for side in sides if side >= BYSTANDER * sides[order[0]]]
         raise ValueError(
             f"{len(rivals)} faces were found in the picture; crop it to one person, or say which "
-            "with --box left,top,right,bottom"
+            "with --box x,y,width,height"
         )
     _check_size(sides[order[0]])
     return order[0]

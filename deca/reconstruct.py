@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +22,6 @@ from deca.texture import SkinTexture, TextureConfig, skin_texture
 from flame.model import Flame
 from flame.outfit import Outfit
 
-log = logging.getLogger(__name__)
 Steps = Callable[[int, int], None]
 Box = tuple[float, float, float, float]
 
@@ -53,6 +51,7 @@ class Located:
     center: Float[Tensor, 2]
     side: float
     roll_rad: float
+    sure: bool  # whether the network takes what it saw for a face
 
     def closer(self, image: Float[Tensor, "1 3 H W"], size: int) -> Crop:
         """The same square of the picture at another resolution."""
@@ -83,6 +82,7 @@ def locate(
     image = portrait.image
     detection = detect(image, box=box, points=points68, net=net)
     net.points.check(flame)
+    sure = True
     if points68 is not None:
         points = points68[0]
         carried = _first(net.points, N_LANDMARKS)
@@ -90,15 +90,14 @@ def locate(
         sigmas = torch.full((N_LANDMARKS,), _GIVEN_SIGMA * span)
     else:
         found = net.predict(image, detection.box)
-        if not found.is_face():
-            log.warning("the landmark network is not sure that it sees a face")
+        sure = found.is_face()
         points = torch.cat([found.points68, found.points], dim=1)[0]
         sigmas = torch.cat([found.sigmas68, found.sigmas], dim=1)[0]
         carried = net.points
     center, side, roll = crop_of(points)
     side = VIEW * side
     crop = crop_square(image, center, side, FIT_SIZE, roll)
-    return Located(detection, carried, points, sigmas, crop, center, side, roll)
+    return Located(detection, carried, points, sigmas, crop, center, side, roll, sure)
 
 
 def reconstruct(

@@ -13,8 +13,12 @@ from skimage import data
 from assets.errors import AssetError
 from avatar.bundle import Avatar
 from avatar.config import CreateSettings
-from avatar.pipeline import create, read_points68
+from avatar.pipeline import corners, create, read_points68
+from deca.landmarks import load_landmark_net
+from deca.portrait import Portrait
+from deca.reconstruct import locate
 from flame.arkit import ARKIT_NAMES
+from flame.load import load_head
 
 SENTENCE = "My mother bought five apples."
 
@@ -105,6 +109,20 @@ def test_two_faces_are_refused_in_one_sentence(tmp_path: Path) -> None:
     Image.fromarray(np.concatenate([face, face], axis=1)).save(tmp_path / "two.png")
     with pytest.raises(ValueError, match="faces"):
         create(tmp_path / "two.png", out=tmp_path / "out")
+
+
+def test_a_box_given_by_the_user_is_where_the_fit_looks() -> None:
+    assert corners((10.0, 20.0, 30.0, 40.0)) == (10.0, 20.0, 40.0, 60.0)
+    image = torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None].float() / 255
+    # the face in pixels as x, y, width, height
+    found = locate(
+        Portrait(image, "astronaut", ""),
+        load_head(),
+        load_landmark_net(),
+        box=corners((176.0, 70.0, 100.0, 110.0)),
+    )
+    assert found.detection.backend == "box" and found.sure
+    assert (found.points[30] - torch.tensor([226.0, 128.0])).norm() < 15  # the tip of the nose
 
 
 def test_points_files_are_read_or_refused(tmp_path: Path) -> None:
