@@ -77,6 +77,20 @@ def user_folder() -> Path:
     return Path(platformdirs.user_data_dir("prompt-to-avatar", appauthor=False))
 
 
+def cache_folder() -> Path:
+    """Where conversions of official files are kept; all in it can be deleted and made again."""
+    chosen = os.environ.get("AVATAR_HOME")
+    if chosen:
+        return Path(chosen).expanduser() / "cache"
+    return Path(platformdirs.user_cache_dir("prompt-to-avatar", appauthor=False))
+
+
+def official_file(name: str) -> Path | None:
+    """The path of a file under the user's folder, None if it is not there."""
+    path = contained(user_folder(), name)
+    return path if path.is_file() else None
+
+
 def shipped(name: str) -> Path:
     """The path of a file, or of a folder or index of shards, that comes with the package."""
     path = contained(PACKAGE, name)

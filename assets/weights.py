@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import re
-import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -20,30 +18,17 @@ from torch import Tensor, nn
 
 from assets.errors import AssetError
 from assets.files import check_sha256, contained, replacing
+from assets.kinds import is_pickle, is_safetensors, is_zip, what_instead
+from assets.torch_files import (
+    is_legacy,
+    is_torch_zip,
+    open_zip,
+    read_pickled_tensors,
+    read_torch_legacy,
+    read_torch_zip,
+)
 
 SHARD_BYTES = 15_000_000  # files stay below 16 MB, which version control and mirrors take
-
-# NumPy numbers (losses, epochs) that trainers stored beside the tensors; inert, but refused by
-# torch.load unless named. The first name is the one that NumPy 1 wrote.
-_scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-_NUMPY_NUMBERS = [
-    (_scalar, "numpy.core.multiarray.scalar"),
-    _scalar,
-    np.dtype,
-    *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")},
-]
-# What torch's reader raises when bytes are missing or changed.
-_DAMAGE = (
-    RuntimeError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ValueError,
-    AssertionError,
-    struct.error,
-    zipfile.BadZipFile,
-)
 
 
 def read_tensors(
@@ -194,77 +179,23 @@ def _read_one(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(512)
-    header = int.from_bytes(start[:8], "little")
-    if start[8:9] == b"{" and 0 < header <= size - 8:
+    if is_safetensors(start, size):
         try:
             return dict(load_file(path))
-        except SafetensorError as error:
+        except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
             raise AssetError(f"{path} is damaged ({error}); fetch it again") from error
-    if start.startswith(b"PK\x03\x04"):
-        _refuse_bombs(path, size)
-        return _read_pytorch(path)
-    # pickle protocol 2 and later: files of torch before 1.6
-    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
-        return _read_pytorch(path)
-    raise AssetError(f"{path} {_what_instead(start, size)}")
-
-
-def _read_pytorch(path: Path) -> dict[str, Tensor]:
-    try:
-        # an open file, as torch.load goes by the suffix of a path
-        with torch.serialization.safe_globals(_NUMPY_NUMBERS), open(path, "rb") as file:
-            stored = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"names `{named[1]}`, which is" if named else "holds what is"
-        raise AssetError(
-            f"{path} {what} not plain tensors, and nothing in a file is ever run; "
-            "ask its maker for a .safetensors file"
-        ) from error
-    except _DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise AssetError(f"{path} is damaged ({reason}); fetch it again") from error
-    if isinstance(stored, Tensor):
-        raise AssetError(f"{path} holds one tensor without a name; save a dict of tensors")
-    tensors = dict(_flatten("", stored)) if isinstance(stored, Mapping) else {}
-    if not tensors:
-        raise AssetError(f"{path} holds no named tensors; save the model's state_dict")
-    return tensors
-
-
-def _flatten(prefix: str, stored: Mapping[object, object]) -> list[tuple[str, Tensor]]:
-    found = []
-    for key, value in stored.items():
-        if isinstance(value, Tensor):
-            found.append((f"{prefix}{key}", value.detach()))
-        elif isinstance(value, Mapping):
-            found += _flatten(f"{prefix}{key}.", value)
-    return found
-
-
-def _refuse_bombs(path: Path, size: int) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise AssetError(f"{path} is cut short or damaged ({error}); fetch it again") from error
-    # torch stores without compression, so that what is much larger inside was not written by it
-    if unpacked > 2 * size + 1_000_000:
-        raise AssetError(f"{path} unpacks to {unpacked} bytes from {size}; refused as a zip bomb")
-
-
-def _what_instead(start: bytes, size: int) -> str:
-    head = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not size:
-        return "is empty; fetch it again"
-    if head.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")):
-        return (
-            "is a web page, not a model file: the site answered with a log-in or error page; "
-            "download it in a browser, signed in, and put the real file here"
-        )
-    if head.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the file itself; run `git lfs pull` where it came from"
-    return "is neither safetensors nor a PyTorch file, or is cut short; fetch it again"
+    if is_zip(start):
+        with open_zip(path, size) as archive:
+            if not is_torch_zip(archive):
+                raise AssetError(f"{path} {what_instead(start, size, archive.namelist())}")
+            try:
+                return read_torch_zip(archive, size=size, described=str(path))
+            except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+                raise AssetError(f"{path} is damaged ({error}); fetch it again") from error
+    if is_pickle(start):
+        reader = read_torch_legacy if is_legacy(start) else read_pickled_tensors
+        return reader(path.read_bytes(), described=str(path))
+    raise AssetError(f"{path} {what_instead(start, size)}")
 
 
 def _shards(path: Path) -> list[Path]:
@@ -275,7 +206,7 @@ def _shards(path: Path) -> list[Path]:
     try:
         weight_map = json.loads(index.read_text())["weight_map"]
         names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AssetError(f"{index} is not an index of shards; fetch it again") from error
     return [contained(index.parent, str(name)) for name in names]
 
