@@ -16,7 +16,7 @@ from deca.landmark_points import LandmarkPoints
 from flame.arkit import ARKIT_INDEX
 from flame.camera import Camera
 from flame.model import Flame
-from flame.params import JAW_OPEN_DEG, Params, gaze_from_arkit
+from flame.params import JAW_OPEN_DEG, Params, arkit_from_params, gaze_from_arkit
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,16 @@ _SHARE = 0.35
 
 
 @dataclass(frozen=True, eq=False)
+class Guess:
+    """Codes of one head to start from, and how far off they are on average."""
+
+    params: Params
+    camera: Camera
+    shape_sigma: Float[Tensor, " S"]  # of the shape coefficients
+    weight_sigma: Float[Tensor, " 52"]  # of the ARKit weights
+
+
+@dataclass(frozen=True, eq=False)
 class PointFit:
     """A fitted head and camera, for the crop whose points were given."""
 
@@ -57,10 +67,13 @@ def fit_points(
     sigmas: Float[Tensor, " L"],
     size: int,
     config: PointFitConfig | None = None,
+    guess: Guess | None = None,
 ) -> PointFit:
     """Fit points carried by the model's surface to points in a square crop of `size` pixels.
 
     `sigmas` are the points' standard deviations, pixels. Expression weights stay within 0..1.
+    With a guess, the fit starts there and stays as near as the guess is sure; its perspective
+    is kept.
     """
     config = config or PointFitConfig()
     used, corners = torch.unique(carried.corners, return_inverse=True)
@@ -72,11 +85,17 @@ def fit_points(
 
     points, sigmas = points.double(), sigmas.double()
     layout = _Layout(config.n_shape, flame.n_expression)
-    state = _first_guess(on_surface, points, size, layout, flame.n_shape, config)
+    fov_deg = config.fov_deg if guess is None else float(guess.camera.fov_deg)
+    if guess is None:
+        state = _first_guess(on_surface, points, size, layout, flame.n_shape, config)
+        centre, prior = torch.zeros_like(state), layout.prior(config).double()
+    else:
+        state = layout.pack(guess.params, guess.camera).double()
+        centre, prior = state.clone(), layout.prior_of(guess).double()
     weight = _SHARE / sigmas.clamp(min=0.25)
 
     def residuals(values: Tensor) -> Tensor:  # [N, D] -> [N, L, 2]
-        params, camera = layout.unpack(values, flame.n_shape, config.fov_deg)
+        params, camera = layout.unpack(values, flame.n_shape, fov_deg)
         projected = camera.project(on_surface(params), (size, size))[..., :2]
         return (projected - points) * weight[:, None]
 
@@ -86,14 +105,13 @@ def fit_points(
         moved = residuals(values + step * torch.eye(len(values), dtype=values.dtype))
         return ((moved - offset) / step).movedim(0, -1)
 
-    prior = layout.prior(config).double()
     damping = 1e-2
     cost = torch.inf
     for _ in range(config.iterations):
         offset = residuals(state[None])[0]
         distance = offset.norm(dim=1)
         robust = (config.outlier / distance.clamp(min=config.outlier)).sqrt()
-        error = torch.cat([(offset * robust[:, None]).flatten(), prior * state])
+        error = torch.cat([(offset * robust[:, None]).flatten(), prior * (state - centre)])
         jacobian = slopes(state, offset) * robust[:, None, None]
         rows = torch.cat([jacobian.flatten(0, 1), torch.diag(prior)])
         normal = rows.T @ rows
@@ -103,7 +121,8 @@ def fit_points(
         trial = layout.bounded(state - step)
         new_offset = residuals(trial[None])[0]
         new = (
-            (new_offset * robust[:, None]).square().sum() + (prior * trial).square().sum()
+            (new_offset * robust[:, None]).square().sum()
+            + (prior * (trial - centre)).square().sum()
         ).item()
         old = error.square().sum().item()
         if new < old:
@@ -116,7 +135,10 @@ def fit_points(
             if damping > 1e4:
                 break
     residual = (residuals(state[None])[0] / weight[:, None]).norm(dim=1).float()
-    params, camera = layout.unpack(state[None].float(), flame.n_shape, config.fov_deg)
+    params, camera = layout.unpack(state[None].float(), flame.n_shape, fov_deg)
+    if guess is not None:
+        # what is fitted are the first shape modes; the others stay as guessed
+        params.shape[:, config.n_shape :] = guess.params.shape[:, config.n_shape :]
     log.info("point fit: mean residual %.2f of %d px", residual.mean(), size)
     return PointFit(params, camera, residual)
 
@@ -151,6 +173,28 @@ class _Layout:
         )
         scale = log_scale[:, 0].exp()
         return params, Camera(scale, shift, torch.full_like(scale, fov_deg))
+
+    def pack(self, params: Params, camera: Camera) -> Tensor:
+        """The vector of one head and camera [D]."""
+        return torch.cat(
+            [
+                params.shape[0, : self.n_shape],
+                arkit_from_params(params)[0],
+                params.root[0],
+                camera.scale.log(),
+                camera.shift[0],
+            ]
+        )
+
+    def prior_of(self, guess: Guess) -> Tensor:
+        """One over the standard deviations of a guess."""
+        return torch.cat(
+            [
+                1 / guess.shape_sigma[: self.n_shape].clamp(min=0.05),
+                1 / guess.weight_sigma.clamp(min=0.02),
+                torch.full((6,), 1e-3),
+            ]
+        )
 
     def prior(self, config: PointFitConfig) -> Tensor:
         expression = torch.full((self.n_expression,), config.expression_weight)

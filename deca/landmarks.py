@@ -142,12 +142,17 @@ class LandmarkNet(nn.Module):
 
     def forward(self, crops: Float[Tensor, "B 3 128 128"]) -> Prediction:
         """Points in crops 0..1; keeps gradients."""
-        code = self.neck(self.backbone(crops * 2 - 1))
-        return Prediction(
+        return self.read(self.backbone(crops * 2 - 1))[0]
+
+    def read(self, features: Float[Tensor, "B C"]) -> tuple[Prediction, Float[Tensor, "B D"]]:
+        """The answer that the backbone's features give, and the last hidden layer."""
+        code = self.neck(features)
+        answer = Prediction(
             self.mean_head(self.code_head(code)).unflatten(1, (-1, 2)),
             self.sigma_head(code).clamp(*_LOG_SIGMA),
             self.face_head(code)[:, 0],
         )
+        return answer, code
 
     @torch.no_grad()
     def start_at(self, points: Float[Tensor, "N L 2"]) -> None:

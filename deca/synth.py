@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from assets.files import replacing
 from deca import synth_scene as scene
+from deca.codes import Codes
 from deca.landmark_points import N_LANDMARKS, LandmarkPoints, landmark_points
 from deca.synth_people import draw_camera, draw_face, draw_lights, draw_shape, draw_turn
 from deca.synth_wardrobe import Wardrobe, make_wardrobe
@@ -27,6 +29,7 @@ from flame.camera import Camera
 from flame.hair import attach
 from flame.hair_texture import HAIR_COLORS, hair_material
 from flame.head import Head
+from flame.light import Lights, sh_basis
 from flame.load import load_head
 from flame.material import Material
 from flame.model import PARENTS, Flame, Posed, joint_transforms, skin
@@ -56,6 +59,7 @@ class Shot:
 
     rgba: UInt8[np.ndarray, "H W 4"]
     points: Float[Tensor, "L 2"]  # px, in the order of LandmarkPoints
+    codes: Codes  # of one portrait; the light is what reaches a matt surface
     attributes: Attributes  # words for captions, and the head's turn in degrees
 
 
@@ -74,7 +78,7 @@ class Studio:
         """`takes` pictures of one new person, each with its own face, turn, light and camera."""
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         shape = draw_shape(1, self.flame.n_shape, generator=generator)
-        renderer, attributes, tone = self._dress(rng, generator)
+        renderer, attributes, tone, albedo = self._dress(rng, generator)
         faces = [draw_face(generator=generator) for _ in range(takes)]
         turns = torch.stack([draw_turn(generator=generator) for _ in range(takes)])
         params = params_from_arkit(
@@ -94,7 +98,11 @@ class Studio:
                 name: round(float(value), 1)
                 for name, value in zip(("yaw", "pitch", "roll"), turns[take], strict=True)
             }
-            found.append(self._take(verts[take], renderer, tone, words, rng, generator))
+            rgba, points, camera, light = self._take(
+                verts[take], renderer, tone, words, rng, generator
+            )
+            codes = Codes(params[take : take + 1], albedo, camera, light)
+            found.append(Shot(rgba, points, codes, words))
         return found
 
     def _take(
@@ -105,7 +113,7 @@ class Studio:
         words: Attributes,
         rng: np.random.Generator,
         generator: torch.Generator,
-    ) -> Shot:
+    ) -> tuple[UInt8[np.ndarray, "H W 4"], Float[Tensor, "L 2"], Camera, Float[Tensor, "1 9 3"]]:
         in_space = self.points.on(verts[None, : len(self.flame.template)])
         camera = draw_camera(in_space[0], VIEW, generator=generator)
         lights = draw_lights(generator=generator)
@@ -123,11 +131,11 @@ class Studio:
             rgba = scene.over(rgba, self._glasses(verts, camera, float(words["yaw"]), rng))
         if rng.random() < 0.12:
             rgba = scene.over(rgba, scene.draw_occluder(self.side, tone, rng))
-        return Shot(rgba, points, words)
+        return rgba, points, camera, matt_light(lights) * exposure
 
     def _dress(
         self, rng: np.random.Generator, generator: torch.Generator
-    ) -> tuple[Renderer, Attributes, tuple[int, int, int]]:
+    ) -> tuple[Renderer, Attributes, tuple[int, int, int], Float[Tensor, "1 A"]]:
         codes = self.wardrobe.albedo.sample(1, generator)
         with torch.no_grad():
             albedo = self.wardrobe.albedo.decode(codes, 320)[0]
@@ -156,7 +164,7 @@ class Studio:
                 hair_material(self.wardrobe.hair[style].texture, (float(r), float(g), float(b)))
             )
         red, green, blue = (int(255 * float(channel)) for channel in tone)
-        return self._renderer(style).with_materials(materials), words, (red, green, blue)
+        return self._renderer(style).with_materials(materials), words, (red, green, blue), codes
 
     def _renderer(self, style: str) -> Renderer:
         """A renderer of the head and one hair style, in placeholder materials."""
@@ -272,6 +280,22 @@ class Studio:
     ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         pixels = camera.project(points[None], (self.side, self.side))[0, :, :2]
         return pixels.double().numpy()
+
+
+def matt_light(lights: Lights) -> Float[Tensor, "B 9 3"]:
+    """Spherical harmonics nearest to what directional lights and sky give a matt surface.
+
+    Least squares over 512 directions spread evenly by the golden angle.
+    """
+    number = torch.arange(512) + 0.5
+    height = 1 - 2 * number / 512
+    angle = math.pi * (1 + math.sqrt(5)) * number
+    across = (1 - height.square()).sqrt()
+    normals = torch.stack([across * angle.cos(), height, across * angle.sin()], -1)
+    facing = torch.einsum("nc,blc->bnl", normals, lights.directions).clamp(min=0)
+    received = torch.einsum("bnl,blk->bnk", facing, lights.colours)
+    nearest: Tensor = torch.linalg.pinv(sh_basis(normals)) @ received
+    return lights.sh + nearest
 
 
 def _hair_color(rng: np.random.Generator) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 
-from deca import train_landmarks
+from deca import train_codes, train_landmarks
 
-_STAGES = {"landmarks": train_landmarks}
+_STAGES = {"landmarks": train_landmarks, "codes": train_codes}
 
 
 def main(arguments: list[str] | None = None) -> None:

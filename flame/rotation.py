@@ -39,3 +39,31 @@ def axis_angle_to_quaternion(axis_angle: Float[Tensor, "*B 3"]) -> Float[Tensor,
     angle = half.norm(dim=-1, keepdim=True)
     # torch.sinc(x) is sin(pi x)/(pi x), which is exact at zero
     return torch.cat([half * torch.sinc(angle / torch.pi), torch.cos(angle)], dim=-1)
+
+
+def matrix_to_axis_angle(rotations: Float[Tensor, "*B 3 3"]) -> Float[Tensor, "*B 3"]:
+    """Axis-angle vectors of rotation matrices, radians, by the quaternion's largest part.
+
+    Angles are 0..pi; at pi either of the two opposite axes. Differentiable but at zero rotation.
+    """
+    m = rotations
+    trace = m.diagonal(dim1=-2, dim2=-1).sum(-1)
+    diagonal = m.diagonal(dim1=-2, dim2=-1)
+    # 4 q_i² for the real part and x, y, z; the largest one is safe to divide by
+    squares = torch.cat([1 + trace[..., None], 1 - trace[..., None] + 2 * diagonal], dim=-1)
+    antisymmetric = torch.stack(
+        [m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]], -1
+    )
+    symmetric = m + m.transpose(-1, -2)
+    rows = [torch.cat([squares[..., :1], antisymmetric], dim=-1)]
+    for axis in range(3):
+        parts = symmetric[..., axis, :].clone()
+        parts[..., axis] = squares[..., axis + 1]
+        rows.append(torch.cat([antisymmetric[..., axis : axis + 1], parts], dim=-1))
+    table = torch.stack(rows, dim=-2)  # [..., 4, 4]: row i is 4 q_i q
+    best = squares.argmax(-1, keepdim=True)[..., None].expand(*squares.shape[:-1], 1, 4)
+    quaternion = torch.nn.functional.normalize(table.gather(-2, best)[..., 0, :], dim=-1)
+    quaternion = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+    length = quaternion[..., 1:].norm(dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(length, quaternion[..., :1])
+    return quaternion[..., 1:] * torch.where(length > 1e-7, angle / length.clamp(min=1e-7), 2.0)
