@@ -90,6 +90,37 @@ def create(
 
 
 @app.command()
+def sculpt(
+    masks: Annotated[Path, typer.Option(help="Folder of masks: the object white or opaque.")],
+    cameras: Annotated[Path, typer.Option(help="JSON of the cameras, or a transforms.json.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of photos, for colours.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("out/sculpt"),
+    verts: Annotated[int, typer.Option(help="Vertices of the mesh, about.")] = 8000,
+    steps: Annotated[int, typer.Option(help="Steps of the fit.")] = 120,
+    size: Annotated[int, typer.Option(help="Longest side in pixels to work at.")] = 512,
+) -> None:
+    """Make a mesh of any object from masks of several views."""
+    for folder in (masks, images):
+        if folder is not None and not folder.is_dir():
+            raise AssetError(f"{folder} is not a folder; give the one that the pictures are in")
+    if not cameras.is_file():
+        raise AssetError(f"{cameras} is not there; give the JSON file of the cameras")
+
+    from avatar.progress import Progress
+    from avatar.sculpt import FILES, SculptSettings, sculpt_folder
+    from flame.sculpt import SculptConfig
+
+    settings = SculptSettings(size=size, fit=SculptConfig(n_verts=verts, steps=steps))
+    progress = Progress(sys.stderr)
+    result = sculpt_folder(
+        masks, cameras, images=images, out=out, settings=settings, progress=progress
+    )
+    progress.note(f"silhouettes and masks overlap by {float(result.iou.mean()):.4f} on average")
+    for name in FILES:
+        print(out / name)
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, which models are there, where missing ones go, and their licences."""
     from avatar.doctor import examine

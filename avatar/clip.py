@@ -20,12 +20,13 @@ from torch import Tensor
 
 from avatar.gestures import GAZE_RANGE_DEG
 from avatar.motion import Motion
+from flame.ambient_occlusion import ambient_occlusion
 from flame.arkit import ARKIT_INDEX
 from flame.camera import LookAt, orbit
 from flame.head import JOINT_NAMES, Head
 from flame.light import Lights, studio_lights
 from flame.material import Material
-from flame.render import Background, Renderer, ambient_occlusion
+from flame.render import Background, Renderer
 from flame.rotation import axis_angle_to_matrix
 from voice.audio import Audio
 

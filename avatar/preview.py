@@ -19,6 +19,7 @@ from flame.head import JOINT_NAMES, Head
 from flame.interpolate import interpolate
 from flame.material import Material
 from flame.normals import vertex_normals
+from flame.overlay import draw_landmarks
 from flame.raster import rasterize
 from flame.render import Background
 
@@ -114,32 +115,11 @@ def fit_overlay(
     colour = F.avg_pool2d(colour * density[:, None], 2)
     density = F.avg_pool2d(density[:, None], 2)
     drawn = image * (1 - density) + colour
-    return drawn if landmarks is None else _dotted(drawn, landmarks)
-
-
-def _dotted(
-    image: Float[Tensor, "1 3 H W"], points: Float[Tensor, "N 2"]
-) -> Float[Tensor, "1 3 H W"]:
-    """Round dots with a dark edge, smaller where there are many."""
-    height, width = image.shape[2:]
-    radius = max(1.0, min(height, width) * (0.0042 if len(points) <= 100 else 0.0026))
-    drawn = image.clone()
-    dark, bright = image.new_zeros(3, 1, 1), image.new_tensor(_DOT)[:, None, None]
-    reach = 2.0 * radius + 1
-    for x, y in points.tolist():
-        if not (-reach < x < width + reach and -reach < y < height + reach):
-            continue
-        left, top = max(0, int(x - reach)), max(0, int(y - reach))
-        right, bottom = min(width, int(x + reach) + 1), min(height, int(y + reach) + 1)
-        across = torch.arange(left, right) + 0.5 - x
-        down = torch.arange(top, bottom) + 0.5 - y
-        away = (across.square() + down.square()[:, None]).sqrt().to(image)
-        patch = drawn[0, :, top:bottom, left:right]
-        edge = 0.6 * (1.5 * radius + 0.5 - away).clamp(0, 1)
-        patch = patch + (dark - patch) * edge
-        core = (radius + 0.5 - away).clamp(0, 1)
-        drawn[0, :, top:bottom, left:right] = patch + (bright - patch) * core
-    return drawn
+    if landmarks is None:
+        return drawn
+    # smaller dots where there are many
+    radius = max(1.0, min(size) * (0.0042 if len(landmarks) <= 100 else 0.0026))
+    return draw_landmarks(drawn, landmarks[None], radius_px=radius, colour=_DOT)
 
 
 def _to_8bit(image: Float[Tensor, "1 3 H W"]) -> UInt8[np.ndarray, "H W 3"]:

@@ -16,8 +16,8 @@ from flame.interpolate import interpolate
 from flame.light import sh_shading
 from flame.model import Flame
 from flame.raster import rasterize
-from flame.render import linear_to_srgb, srgb_to_linear
 from flame.rotation import axis_angle_to_matrix
+from flame.srgb import linear_to_srgb, srgb_to_linear
 
 Rgb = tuple[float, float, float]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flame.albedo import AlbedoModel, bounded
 from flame.light import SH_CONSTANTS, sh_basis
-from flame.render import srgb_to_linear
+from flame.srgb import srgb_to_linear
 
 
 @dataclass(frozen=True)

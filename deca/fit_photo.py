@@ -20,13 +20,12 @@ from deca.landmark_points import LandmarkPoints
 from flame.albedo import AlbedoModel
 from flame.camera import Camera
 from flame.interpolate import interpolate
-from flame.light import sh_shading
 from flame.model import Flame
 from flame.normals import vertex_normals
 from flame.params import Params
-from flame.raster import Fragments, rasterize
-from flame.render import linear_to_srgb, srgb_to_linear
-from flame.texture import sample_texture
+from flame.raster import rasterize
+from flame.sh_render import render_sh
+from flame.srgb import linear_to_srgb, srgb_to_linear
 
 log = logging.getLogger(__name__)
 _Step = Callable[[int, int], None]
@@ -104,7 +103,6 @@ def fit_photo(
     tuned = _Tuned.of(params, camera)
     optimizer = torch.optim.Adam(tuned.groups(config.rate), betas=(0.9, 0.98))
     weight = 1 / sigmas.clamp(min=0.5)
-    target = srgb_to_linear(image)
     for step in range(config.steps):
         if step in (config.steps // 3, 2 * config.steps // 3):
             params, camera = tuned.values()
@@ -114,9 +112,9 @@ def fit_photo(
             texture = srgb_to_linear(model.decode(albedo[None], config.albedo_size))
         params, camera = tuned.values()
         verts = flame(params).verts
-        fragments = rasterize(camera.clip(verts, size), region.faces, size)
-        drawn, mask = _shaded(verts, fragments, texture, light[None], region)
-        difference = (linear_to_srgb(drawn) - linear_to_srgb(target)).abs().mean(1)
+        clip = camera.clip(verts, size)
+        drawn, mask = _shaded(verts, clip, texture, light[None], region, size)
+        difference = (linear_to_srgb(drawn) - image).abs().mean(1)
         seen = mask * trust
         pixel = (difference.clamp(max=0.15) * seen).sum() / seen.sum().clamp(min=1)
         offset = camera.project(carried.on(verts), size)[0, :, :2] - points
@@ -186,20 +184,25 @@ def _detached(record: Moved) -> Moved:
 
 def _shaded(
     verts: Float[Tensor, "1 V 3"],
-    fragments: Fragments,
+    clip: Float[Tensor, "1 V 4"],
     texture: Float[Tensor, "1 3 S S"],
     light: Float[Tensor, "1 9 3"],
     region: FaceRegion,
+    size: tuple[int, int],
 ) -> tuple[Float[Tensor, "1 3 H W"], Float[Tensor, "1 H W"]]:
     """Linear picture of the matt skin and the share of the face proper at each pixel."""
-    normals = vertex_normals(verts, region.faces)
-    attributes = torch.cat([normals, region.share[None]], dim=-1)
-    drawn = interpolate(attributes, region.faces, fragments)
-    uv = interpolate(region.uv, region.uv_faces, fragments)
-    albedo = sample_texture(texture, uv)
-    normal = torch.nn.functional.normalize(drawn[..., :3], dim=-1)
-    shading = sh_shading(normal, light).clamp(min=0.02).movedim(-1, 1)
-    return albedo * shading, drawn[..., 3].detach()
+    drawn = render_sh(
+        clip,
+        region.faces,
+        vertex_normals(verts, region.faces),
+        texture,
+        light,
+        size,
+        uv=region.uv,
+        uv_faces=region.uv_faces,
+        least=0.02,
+    )
+    return drawn.image, interpolate(region.share, region.faces, drawn.fragments)[..., 0]
 
 
 @torch.no_grad()

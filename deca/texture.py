@@ -16,7 +16,7 @@ from flame.light import sh_shading
 from flame.model import Flame
 from flame.normals import vertex_normals
 from flame.raster import rasterize
-from flame.render import linear_to_srgb, srgb_to_linear
+from flame.srgb import linear_to_srgb, srgb_to_linear
 from flame.texture import unwrap
 
 

@@ -1,9 +1,9 @@
-"""Compiled CPU kernels of the rasterizer.
+"""Compiled CPU kernels of textured z-buffers, for previews: cut-outs, and lists of fragments.
 
 Import this file only inside a function, through `flame.raster.kernels()`: the first import
 compiles (the result is kept on disk), and `import flame` must stay quick. Coverage is decided in
 float64 without fused or reordered arithmetic, so that an edge shared by two triangles has exactly
-opposite values in both, and so that the torch reference finds the same fragments.
+opposite values in both.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
@@ -11,66 +11,16 @@ opposite values in both, and so that the torch reference finds the same fragment
 
 from __future__ import annotations
 
-import functools
-import inspect
-import logging
 import math
-from collections.abc import Callable
-from typing import TypeVar, cast
 
-import numba
 import numpy as np
 
-log = logging.getLogger(__name__)
+from flame.compiled import device, kernel, shading
 
-_F = TypeVar("_F", bound=Callable[..., object])
+__all__ = ["corners", "device", "kernel", "mip_level", "sample", "shading", "z_pass"]
 
 SMALLEST_DETERMINANT = 1e-12  # twice a triangle's area in square pixels, times its three w
 SMALLEST_POSITIVE = 2.3e-308  # not denormal, which a thread may be told to take for 0
-
-
-def kernel(*signatures: str, fast: bool = False, built_on: str = "") -> Callable[[_F], _F]:
-    """Compile for these argument types and keep the result on disk; `fast` is for shading.
-
-    What is kept is found by the function's own file; `built_on` names the version of device
-    functions that come from another one.
-    """
-    return lambda function: _compile(function, list(signatures), fast, built_on)
-
-
-def device(function: _F) -> _F:
-    """A function that kernels call."""
-    return _compile(function, None, fast=False)
-
-
-def shading(function: _F) -> _F:
-    """A function that shading kernels call; its arithmetic may be fused and reordered."""
-    return _compile(function, None, fast=True)
-
-
-def _compile(function: _F, signatures: list[str] | None, fast: bool, built_on: str = "") -> _F:
-    # numba must see the bare function, also where an import hook wrapped it to check shapes
-    bare = inspect.unwrap(function)
-    if built_on:
-        bare.__qualname__ += f"_{built_on}"  # becomes a part of the name of the kept file
-    compiler = functools.partial(
-        numba.jit,
-        signatures,
-        nopython=True,
-        nogil=True,
-        error_model="numpy",
-        # shading may fuse and reorder, coverage may not; NaN and infinity keep their meaning
-        fastmath={"contract", "arcp", "nsz", "reassoc", "afn"} if fast else False,
-    )
-    if signatures is None:
-        return cast(_F, compiler()(bare))
-    try:
-        return cast(_F, compiler(cache=True)(bare))
-    except RuntimeError as error:
-        if "cannot cache" not in str(error):
-            raise
-        log.warning("no folder to keep compiled kernels in: %s; set NUMBA_CACHE_DIR to one", error)
-        return cast(_F, compiler()(bare))
 
 
 @device
@@ -281,117 +231,3 @@ def z_pass(
                     depth[row, column] = z
                     face_id[row, column] = f
     return count
-
-
-_BARYCENTRICS = "void(f8[:, ::1], i8[:, ::1], i8[:, ::1], {0}[:, :, ::1], {0}[:, ::1])"
-
-
-@kernel(_BARYCENTRICS.format("f4"), _BARYCENTRICS.format("f8"))
-def barycentrics(points, faces, face_id, bary, depth):
-    """Perspective-correct barycentrics and depth at each pixel; 0 and inf in the background."""
-    for row in range(face_id.shape[0]):
-        for column in range(face_id.shape[1]):
-            f = face_id[row, column]
-            if f < 0:
-                bary[row, column, 0] = bary[row, column, 1] = bary[row, column, 2] = 0
-                depth[row, column] = np.inf
-                continue
-            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-            e0, e1, e2 = corners(points, faces, f, column + 0.5, row + 0.5)
-            total = e0 + e1 + e2
-            det = e0 * points[a, 3] + e1 * points[b, 3] + e2 * points[c, 3]
-            bary[row, column, 0] = e0 / total
-            bary[row, column, 1] = e1 / total
-            bary[row, column, 2] = e2 / total
-            z = e0 * points[a, 2] + e1 * points[b, 2] + e2 * points[c, 2]
-            depth[row, column] = z / det
-
-
-_FRAGMENTS_BACKWARD = (
-    "void(f8[:, ::1], i8[:, ::1], i8[:, ::1], {0}[:, :, ::1], {0}[:, ::1], f8[:, ::1])"
-)
-
-
-@kernel(_FRAGMENTS_BACKWARD.format("f4"), _FRAGMENTS_BACKWARD.format("f8"))
-def fragments_backward(points, faces, face_id, grad_bary, grad_depth, grad_points):
-    """Add the gradients of barycentrics and depth to those of the faces' three points.
-
-    Pixels are visited in order by one thread, so sums repeat bit for bit.
-    """
-    for row in range(face_id.shape[0]):
-        for column in range(face_id.shape[1]):
-            f = face_id[row, column]
-            if f < 0:
-                continue
-            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-            px, py = column + 0.5, row + 0.5
-            w0, w1, w2 = points[a, 3], points[b, 3], points[c, 3]
-            dx0, dy0 = points[a, 0] - px * w0, points[a, 1] - py * w0
-            dx1, dy1 = points[b, 0] - px * w1, points[b, 1] - py * w1
-            dx2, dy2 = points[c, 0] - px * w2, points[c, 1] - py * w2
-            e0, e1, e2 = dx1 * dy2 - dx2 * dy1, dx2 * dy0 - dx0 * dy2, dx0 * dy1 - dx1 * dy0
-            total = e0 + e1 + e2
-            det = e0 * w0 + e1 * w1 + e2 * w2
-            z = (e0 * points[a, 2] + e1 * points[b, 2] + e2 * points[c, 2]) / det
-            g0, g1, g2 = (
-                grad_bary[row, column, 0],
-                grad_bary[row, column, 1],
-                grad_bary[row, column, 2],
-            )
-            mean = (g0 * e0 + g1 * e1 + g2 * e2) / total
-            slope = grad_depth[row, column] / det
-            h0 = (g0 - mean) / total + slope * (points[a, 2] - z * w0)
-            h1 = (g1 - mean) / total + slope * (points[b, 2] - z * w1)
-            h2 = (g2 - mean) / total + slope * (points[c, 2] - z * w2)
-            for corner, e, gx, gy in (
-                (a, e0, h2 * dy1 - h1 * dy2, h1 * dx2 - h2 * dx1),
-                (b, e1, h0 * dy2 - h2 * dy0, h2 * dx0 - h0 * dx2),
-                (c, e2, h1 * dy0 - h0 * dy1, h0 * dx1 - h1 * dx0),
-            ):
-                grad_points[corner, 0] += gx
-                grad_points[corner, 1] += gy
-                grad_points[corner, 2] += slope * e
-                grad_points[corner, 3] -= px * gx + py * gy + slope * e * z
-
-
-_INTERPOLATE = "void({0}[:, ::1], i8[:, ::1], i8[:, ::1], {0}[:, :, ::1], {0}[:, :, ::1])"
-
-
-@kernel(_INTERPOLATE.format("f4"), _INTERPOLATE.format("f8"))
-def interpolate(attributes, faces, face_id, bary, out):
-    """Weighted means of the corners' attributes, zero in the background."""
-    for row in range(face_id.shape[0]):
-        for column in range(face_id.shape[1]):
-            f = face_id[row, column]
-            if f < 0:
-                out[row, column, :] = 0
-                continue
-            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-            l0, l1, l2 = bary[row, column, 0], bary[row, column, 1], bary[row, column, 2]
-            for k in range(attributes.shape[1]):
-                out[row, column, k] = (
-                    l0 * attributes[a, k] + l1 * attributes[b, k] + l2 * attributes[c, k]
-                )
-
-
-_INTERPOLATE_BACKWARD = (
-    "void({0}[:, ::1], i8[:, ::1], i8[:, ::1], {0}[:, :, ::1], {0}[:, :, ::1],"
-    " {0}[:, ::1], {0}[:, :, ::1])"
-)
-
-
-@kernel(_INTERPOLATE_BACKWARD.format("f4"), _INTERPOLATE_BACKWARD.format("f8"))
-def interpolate_backward(attributes, faces, face_id, bary, grad_out, grad_attributes, grad_bary):
-    """Add the gradients of interpolated attributes to the corners' and to the barycentrics'."""
-    for row in range(face_id.shape[0]):
-        for column in range(face_id.shape[1]):
-            f = face_id[row, column]
-            if f < 0:
-                continue
-            for corner in range(3):
-                vertex, weight = faces[f, corner], bary[row, column, corner]
-                total = grad_out[row, column, 0] * 0
-                for k in range(attributes.shape[1]):
-                    total += grad_out[row, column, k] * attributes[vertex, k]
-                    grad_attributes[vertex, k] += grad_out[row, column, k] * weight
-                grad_bary[row, column, corner] = total

@@ -1,7 +1,7 @@
 """Compiled CPU kernels of the preview renderer: textures, vertex directions, layers, tone.
 
-Import this file only inside a function, through `flame.render.kernels()`, for the reason that
-`flame.raster_kernels` gives.
+Import this file only inside a function, through `flame.render_surface.kernels()`, for the reason
+that `flame.compiled` gives.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
@@ -13,41 +13,45 @@ import math
 
 import numpy as np
 
-from flame.raster_kernels import kernel, shading
+from flame.compiled import kernel, shading
+from flame.layer_kernels import draw_layer, group_pixels, project, window_range
 from flame.shade_kernels import shade_fragments
 
 __all__ = [
     "composite",
+    "draw_layer",
     "finish",
+    "group_pixels",
     "pack_texture",
+    "project",
     "shade_fragments",
     "smooth_normals",
     "strand_tangents",
+    "window_range",
 ]
 
 
-@kernel("void(f4[:, :, ::1], f4[::1], u2[:, ::1], i8[:, ::1])")
-def pack_texture(image, linear, texels, levels):
-    """Write an image 0..1 as linear 16-bit texels with its mip levels.
+@kernel("void(f4[:, :, ::1], f4[::1], f4[:, :, ::1], u2[:, ::1], i8[:, ::1])")
+def pack_texture(image, linear, detail, texels, levels):
+    """Write an image 0..1 as linear 16-bit texels (colour, alpha, detail) with its mip levels.
 
-    linear is a table from 0..1 to linear light for the first three channels (empty: keep them).
+    linear is a table from 0..1 to linear light for the three colours. detail has as many channels
+    as the texels have beyond four, and the image's size.
     """
     channels, height, width = image.shape
     last = len(linear) - 1
     for row in range(height):
         for column in range(width):
             texel = row * width + column
-            texels[texel, 3] = 65535
-            for k in range(4):
-                if k < channels:
-                    value = min(max(image[k, row, column], 0.0), 1.0)
-                elif k < 3:
-                    value = min(max(image[0, row, column], 0.0), 1.0)
-                else:
-                    value = 1.0
-                if k < 3 and last > 0:
-                    value = linear[int(value * last + 0.5)]
+            for k in range(3):
+                value = image[k if k < channels else 0, row, column]
+                value = linear[int(min(max(value, 0.0), 1.0) * last + 0.5)]
                 texels[texel, k] = int(value * 65535.0 + 0.5)
+            value = min(max(image[3, row, column], 0.0), 1.0) if channels > 3 else 1.0
+            texels[texel, 3] = int(value * 65535.0 + 0.5)
+            for k in range(len(detail)):
+                value = min(max(detail[k, row, column], 0.0), 1.0)
+                texels[texel, 4 + k] = int(value * 65535.0 + 0.5)
     for level in range(1, len(levels)):
         before, above = levels[level - 1, 0], levels[level - 1, 2]
         first, height, width = levels[level, 0], levels[level, 1], levels[level, 2]
@@ -71,9 +75,14 @@ def pack_texture(image, linear, texels, levels):
                 texels[texel, 1] = int(green / (weight + 4.0) + 0.5)
                 texels[texel, 2] = int(blue / (weight + 4.0) + 0.5)
                 texels[texel, 3] = int(weight / 4.0 + 0.5)
+                for k in range(4, texels.shape[1]):
+                    total = 0.0
+                    for source in four:
+                        total += texels[source, k]
+                    texels[texel, k] = int(total / 4.0 + 0.5)
 
 
-@kernel("void(f4[:, ::1], i8[::1], f4[:, ::1], i8[::1], f4)")
+@kernel("void(f4[:, ::1], i4[::1], f4[:, ::1], i8[::1], f4)")
 def composite(image, pixels, colours, order, opaque):
     """Put fragments over premultiplied linear pixels, in the given order (back to front).
 
@@ -90,9 +99,18 @@ def composite(image, pixels, colours, order, opaque):
 @shading
 def _encode(value, table):
     """sRGB of linear 0..1 through a table over its square root."""
-    position = math.sqrt(min(max(value, 0.0), 1.0)) * (len(table) - 1)
+    root = math.sqrt(min(max(value, np.float32(0)), np.float32(1)))
+    position = root * np.float32(len(table) - 1)
     index = min(int(position), len(table) - 2)
-    return table[index] + (position - index) * (table[index + 1] - table[index])
+    return table[index] + (position - np.float32(index)) * (table[index + 1] - table[index])
+
+
+@shading
+def _decode(value, linear, last):
+    """Linear light of sRGB 0..1 through a table."""
+    position = min(max(value, np.float32(0)), np.float32(1)) * last
+    index = min(int(position), len(linear) - 2)
+    return linear[index] + (position - np.float32(index)) * (linear[index + 1] - linear[index])
 
 
 @shading
@@ -121,50 +139,56 @@ def _tone(red, green, blue, curve):
     return red, green, blue
 
 
-@kernel("void(f4[:, :, ::1], i8, f8, i8, f4[::1], f4[:, :, ::1], f4[:, :, ::1])", fast=True)
-def finish(image, samples, exposure, curve, table, background, out):
-    """Tone-map, average samples x samples pixels, put over a linear background, encode as sRGB.
+@kernel(
+    "void(f4[:, :, ::1], i8, f4, i8, f4[::1], f4[::1], f4[:, :, ::1], f4[:, :, ::1])", fast=True
+)
+def finish(image, samples, exposure, curve, table, linear, background, out):
+    """Tone-map, average samples x samples pixels, put over a background, encode as sRGB.
 
-    Without a background (no rows) alpha stays and colours are straight.
+    table encodes square roots of linear light, linear decodes the background's sRGB. Without a
+    background (no rows) alpha stays and colours are straight.
     """
-    inverse = 1.0 / (samples * samples)
+    inverse = np.float32(1.0 / (samples * samples))
+    zero, one, last = np.float32(0), np.float32(1), np.float32(len(linear) - 1)
     for row in range(out.shape[1]):
         for column in range(out.shape[2]):
-            red, green, blue, alpha = 0.0, 0.0, 0.0, 0.0
+            red, green, blue, alpha = zero, zero, zero, zero
             for j in range(samples):
                 for i in range(samples):
                     y, x = row * samples + j, column * samples + i
-                    cover = float(image[y, x, 3])
+                    cover = image[y, x, 3]
                     if cover <= 0:
                         continue
                     gain = exposure / cover
                     r, g, b = _tone(
                         image[y, x, 0] * gain, image[y, x, 1] * gain, image[y, x, 2] * gain, curve
                     )
-                    red += cover * min(max(r, 0.0), 1.0)
-                    green += cover * min(max(g, 0.0), 1.0)
-                    blue += cover * min(max(b, 0.0), 1.0)
+                    red += cover * min(max(r, zero), one)
+                    green += cover * min(max(g, zero), one)
+                    blue += cover * min(max(b, zero), one)
                     alpha += cover
-            red, green, blue, alpha = (
-                red * inverse,
-                green * inverse,
-                blue * inverse,
-                alpha * inverse,
-            )
-            if background.shape[1] > 0:
+            red, green, blue = red * inverse, green * inverse, blue * inverse
+            alpha *= inverse
+            if background.shape[1] > 0 and alpha < 1:
                 y, x = min(row, background.shape[1] - 1), min(column, background.shape[2] - 1)
-                red += background[0, y, x] * (1 - alpha)
-                green += background[1, y, x] * (1 - alpha)
-                blue += background[2, y, x] * (1 - alpha)
-                alpha = 1.0
-            gain = 1 / alpha if alpha > 0 else 0.0
-            out[0, row, column] = _encode(red * gain, table)
-            out[1, row, column] = _encode(green * gain, table)
-            out[2, row, column] = _encode(blue * gain, table)
+                if alpha == 0:
+                    for k in range(3):
+                        out[k, row, column] = min(max(background[k, y, x], zero), one)
+                    out[3, row, column] = one
+                    continue
+                rest = one - alpha
+                red += rest * _decode(background[0, y, x], linear, last)
+                green += rest * _decode(background[1, y, x], linear, last)
+                blue += rest * _decode(background[2, y, x], linear, last)
+                alpha = one
+            straight = one / alpha if alpha > 0 else zero
+            out[0, row, column] = _encode(red * straight, table)
+            out[1, row, column] = _encode(green * straight, table)
+            out[2, row, column] = _encode(blue * straight, table)
             out[3, row, column] = alpha
 
 
-@kernel("void(f4[:, ::1], i8[:, ::1], f4[:, ::1])")
+@kernel("void(f4[:, ::1], i4[:, ::1], f4[:, ::1])")
 def smooth_normals(verts, faces, normals):
     """Unit vertex normals, as flame.normals.vertex_normals; writes into zeros."""
     for f in range(len(faces)):
@@ -187,7 +211,7 @@ def smooth_normals(verts, faces, normals):
         normals[vertex, 2] = z / length
 
 
-@kernel("void(f4[:, ::1], i8[:, ::1], f4[:, ::1], i8[:, ::1], i8[::1], f4[:, ::1])")
+@kernel("void(f4[:, ::1], i4[:, ::1], f4[:, ::1], i4[:, ::1], i8[::1], f4[:, ::1])")
 def strand_tangents(verts, faces, uv, uv_faces, listed, tangents):
     """Directions of growing v at each UV vertex of the listed faces; adds to zeros.
 

@@ -55,3 +55,22 @@ def vertex_tangents(
 def _into_plane(vectors: Float[Tensor, "F 3 3"], up: Float[Tensor, "F 3 3"]) -> Tensor:
     """Unit vectors along the parts of `vectors` at right angles to the unit vectors `up`."""
     return normalize(vectors - (vectors * up).sum(-1, keepdim=True) * up, dim=-1, eps=1e-30)
+
+
+def perturb_normals(
+    normals: Float[Tensor, "*N 3"],
+    tangents: Float[Tensor, "*N 4"],
+    normal_map: Float[Tensor, "*N 3"],
+) -> Float[Tensor, "*N 3"]:
+    """Unit normals bent by samples of a normal map, as glTF reads it; differentiable.
+
+    normals and tangents (with the bitangent's sign) may come from interpolation; normals are made
+    unit and tangents laid at right angles to them. normal_map holds values 0..1 that stand for
+    -1..1 along tangent, bitangent and normal; (0.5, 0.5, 1) leaves the normal as it is.
+    """
+    up = normalize(normals, dim=-1)
+    along, sign = tangents[..., :3], tangents[..., 3:]
+    along = normalize(along - (along * up).sum(-1, keepdim=True) * up, dim=-1)
+    across = torch.linalg.cross(up, along) * torch.where(sign < 0, -1.0, 1.0).to(sign)
+    x, y, z = (normal_map * 2 - 1)[..., None].unbind(-2)
+    return normalize(x * along + y * across + z * up, dim=-1)

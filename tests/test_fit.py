@@ -25,7 +25,7 @@ from flame.normals import vertex_normals
 from flame.outfit import load_outfit
 from flame.params import arkit_from_params, params_from_arkit
 from flame.raster import rasterize
-from flame.render import linear_to_srgb, srgb_to_linear
+from flame.srgb import linear_to_srgb, srgb_to_linear
 from flame.texture import sample_texture
 
 SIZE = 224

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flame.ambient_occlusion import ambient_occlusion
 from flame.camera import Camera, orbit
 from flame.interpolate import interpolate
 from flame.light import (
@@ -20,14 +21,9 @@ from flame.light import (
 from flame.material import Material
 from flame.normals import face_normals, vertex_normals
 from flame.raster import rasterize
-from flame.render import (
-    Look,
-    RenderConfig,
-    Renderer,
-    ambient_occlusion,
-    linear_to_srgb,
-    srgb_to_linear,
-)
+from flame.render import RenderConfig, Renderer
+from flame.render_surface import Look
+from flame.srgb import linear_to_srgb, srgb_to_linear
 
 PLAIN = RenderConfig(shadow_side=0, tone="linear")
 # nothing reflects, so that colours follow from the diffuse light alone
@@ -276,6 +272,52 @@ def test_a_spheres_picture_repeats_and_does_not_depend_on_the_batch():
     pair = renderer(both, camera, size=(40, 48))
     assert torch.equal(pair, renderer(both, camera, size=(40, 48)))
     assert torch.equal(pair[1:], renderer(both[1:], camera[1], size=(40, 48)))
+
+
+def _furnace(look, colour=(1.0, 1.0, 1.0), roughness=0.5):
+    """Linear light that a sphere sends out where light comes evenly from everywhere [3, N]."""
+    verts, faces = _sphere(60, 90)
+    material = Material("ball", _colour(*colour), roughness=roughness)
+    renderer = Renderer(
+        faces,
+        verts[:, :2],
+        faces,
+        torch.zeros(len(faces)).long(),
+        [material],
+        {"ball": look},
+        PLAIN,
+    )
+    # at half the light, as pictures end at 1
+    image = renderer(verts[None], _front(0.9), _ambient(0.5), (64, 64))[0]
+    return srgb_to_linear(image[:3, image[3] == 1]) / 0.5
+
+
+@pytest.mark.parametrize("roughness", [0.1, 0.5, 1.0])
+def test_a_white_ball_in_a_white_furnace_can_hardly_be_seen(roughness):
+    light = _furnace(Look(), roughness=roughness)
+    assert light.max() < 1.005
+    assert light.min() > 0.97
+
+
+@pytest.mark.parametrize("roughness", [0.1, 0.5, 1.0])
+def test_a_white_metal_ball_in_a_white_furnace_loses_no_light(roughness):
+    light = _furnace(Look(metallic=1.0), roughness=roughness)
+    assert light.max() < 1.01
+    assert light.min() > 0.95
+
+
+def test_metals_reflect_their_colour_and_nothing_else():
+    red = _furnace(Look(metallic=1.0), colour=(1.0, 0.0, 0.0), roughness=0.2)
+    # white only where the view grazes the surface (Schlick's approximation)
+    assert red[0].min() > 0.9
+    assert red[1].median() < 0.1
+    matt = _furnace(Look(), colour=(1.0, 0.0, 0.0), roughness=0.2)
+    assert matt[1].median() == pytest.approx(0.04, abs=0.02)
+
+
+def test_looks_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="reflectance and metallic are 0 to 1"):
+        Look(metallic=1.5)
 
 
 def test_changed_materials_leave_the_first_renderer_alone():
