@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flame.antialias_reference import antialias_reference, opposite_corners_reference
 from flame.fragments import Fragments, check_indices, homogeneous_pixels
-from flame.raster import each, load_kernels, rasterize
+from flame.raster import each, load_kernels, rasterize, visible_faces
 
 
 def opposite_corners(faces: Int[Tensor, "*B F 3"]) -> Int[Tensor, "*B F 3"]:
@@ -69,14 +69,15 @@ def silhouette(
     verts are in screen space or in clip space, as for `rasterize`; pass `opposite_corners(faces)`
     where it is at hand.
     """
-    with torch.no_grad():
-        fragments = rasterize(verts, faces, size)
     _check_opposite(faces, opposite)
-    mask = (fragments.face_id >= 0).to(verts.dtype)[:, None]
     opposite = opposite_corners(faces) if opposite is None else opposite
     if verts.device.type != "cpu" or verts.dtype not in (torch.float32, torch.float64):
+        fragments = rasterize(verts.detach(), faces, size)
+        mask = (fragments.face_id >= 0).to(verts.dtype)[:, None]
         return antialias_reference(mask, fragments, verts, faces, opposite)
-    return _blend(mask, fragments.face_id, None, verts, faces, opposite)
+    face_id = visible_faces(verts, faces, size)
+    mask = (face_id >= 0).to(verts.dtype)[:, None]
+    return _blend(mask, face_id, None, verts, faces, opposite)
 
 
 def _blend(

@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flame.fragments import (
@@ -66,6 +68,7 @@ _BAND = 64  # rows of an image that are worth a thread
 _LARGE = 2**25  # bytes; the C library keeps smaller blocks for the next call
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
 _T = TypeVar("_T")
+_Sums = NDArray[np.float64]
 
 
 @cache
@@ -91,8 +94,32 @@ def each(work: Callable[[int], _T], count: int) -> list[_T]:
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:
         return [work(index) for index in range(count)]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, range(count)))
+    results: dict[int, _T] = {}
+    numbers = iter(range(count))  # one at a time, whichever thread asks
+
+    def some() -> None:
+        for index in numbers:
+            results[index] = work(index)
+
+    helpers = [_helpers(threads - 1).submit(some) for _ in range(threads - 1)]
+    try:
+        some()
+    finally:
+        for helper in helpers:
+            # one that has not begun has nothing left to do, and may never begin where calls nest
+            if not helper.cancel():
+                helper.result()
+    return [results[index] for index in range(count)]
+
+
+@cache
+def _helpers(threads: int) -> ThreadPoolExecutor:
+    """Threads beside the calling one; starting them anew for every picture would cost a tenth."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="flame-raster")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_helpers.cache_clear)
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -137,6 +164,18 @@ def rasterize(
     function = getattr(importlib.import_module(f"flame.{home}"), f"rasterize_{chosen}")
     fragments: Fragments = function(verts, faces, size, cull)
     return fragments
+
+
+def visible_faces(
+    verts: Float[Tensor, "B V D"],
+    faces: Int[Tensor, "F 3"] | Int[Tensor, "B F 3"],
+    size: tuple[int, int],
+) -> Int[Tensor, "B H W"]:
+    """`Fragments.face_id` of `rasterize` alone, for a third of the time less."""
+    check_arguments(verts, faces, size)
+    if _backend_for(verts) != "cpu":
+        return rasterize(verts.detach(), faces, size).face_id
+    return _fragments(verts, faces.long().contiguous(), size, False, with_bary=False)[0]
 
 
 def draw(
@@ -194,15 +233,22 @@ class _Parts:
 
 
 def _fragments(
-    verts: Tensor, faces: Tensor, size: tuple[int, int], cull: bool
+    verts: Tensor, faces: Tensor, size: tuple[int, int], cull: bool, *, with_bary: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Face index, barycentrics, depth, and the homogeneous points they were found with."""
+    """Face index, barycentrics, depth, and the homogeneous points they were found with.
+
+    Without barycentrics they, and depths in float64, are left unwritten.
+    """
     batch, count, space = verts.shape
     height, width = size
     points = torch.empty(batch, count, 4, dtype=torch.float64)
     face_id = empty((batch, height, width), torch.int64)
-    bary = empty((batch, height, width, 3), verts.dtype)
-    depth = empty((batch, height, width), verts.dtype)
+    # one block: the C library then keeps it for the next call, instead of handing back memory
+    # whose first touch costs more than the drawing
+    pixels = batch * height * width
+    block = empty((4 * pixels,), verts.dtype).numpy()
+    bary = torch.from_numpy(block[: 3 * pixels].reshape(batch, height, width, 3))
+    depth = torch.from_numpy(block[3 * pixels :].reshape(batch, height, width))
     # surfaces less than a float32 step apart count as equally deep, whatever the dtype
     double = verts.dtype == torch.float64
     nearest = depth.float() if double else depth
@@ -228,6 +274,8 @@ def _fragments(
         bad: int = visibility.visible(
             points_[item], mesh, near, int(cull), top, end, face_id_[item], nearest_[item]
         )
+        if not with_bary:
+            return bad
         # the nearest depths are the depths already, unless in another precision
         deep = depth_[item] if double else depth_[item, :0]
         barycentrics(points_[item], mesh, top, end, face_id_[item], bary_[item], deep)
@@ -272,18 +320,20 @@ class _Rasterize(torch.autograd.Function):
         by_depth = (empty[..., 0] if grad_depth is None else grad_depth).contiguous().numpy()
         parts = _Parts(batch, height)
         # every band sums for itself, so that the order of the sums is always the same
-        sums = torch.zeros(batch, parts.bands, *points.shape[1:], dtype=torch.float64)
+        shared = 0 if parts.bands == 1 else batch
+        sums = np.zeros((shared, parts.bands, *points.shape[1:]))
         grad_verts = torch.empty_like(verts, memory_format=torch.contiguous_format)
-        sums_, points_, face_id_ = sums.numpy(), points.numpy(), face_id.numpy()
+        points_, face_id_ = points.numpy(), face_id.numpy()
         triangles, slopes = faces.numpy(), grad_verts.numpy()
         fragments_backward = load_kernels("barycentric_kernels").fragments_backward
         homogeneous_backward = load_kernels("visibility_kernels").homogeneous_backward
 
-        def finish(item: int) -> None:
-            homogeneous_backward(sums_[item], float(height), float(width), slopes[item])
+        def finish(item: int, sums: _Sums) -> None:
+            homogeneous_backward(sums, float(height), float(width), slopes[item])
 
         def work(index: int) -> None:
             item, band, top, end = parts[index]
+            own = sums[item, band] if shared else np.zeros(points_.shape[1:])
             fragments_backward(
                 points_[item],
                 triangles if triangles.ndim == 2 else triangles[item],
@@ -292,13 +342,12 @@ class _Rasterize(torch.autograd.Function):
                 face_id_[item],
                 by_bary[item],
                 by_depth[item],
-                sums_[item, band],
+                own,
             )
-            if parts.bands == 1:
-                finish(item)
+            if not shared:
+                finish(item, own[None])
 
         each(work, parts.count)
-        if parts.bands > 1:
-            for item in range(batch):
-                finish(item)
+        for item in range(shared):
+            finish(item, sums[item])
         return grad_verts, None, None, None

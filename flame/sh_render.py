@@ -167,7 +167,7 @@ class _RenderSh(torch.autograd.Function):
         least: float,
     ) -> Tensor:
         scene = _Scene(verts, normals, albedo, sh_light, faces, face_id, uv, uv_faces, least)
-        image = verts.new_zeros(len(verts), 3, *face_id.shape[1:])
+        image = verts.new_empty(len(verts), 3, *face_id.shape[1:])
         pictures, draw = image.numpy(), _kernel(verts.dtype)
         none = verts.new_zeros(0, 0, 0).numpy()
         nothing = verts.new_zeros(0, 0, dtype=torch.float64).numpy()
@@ -175,6 +175,7 @@ class _RenderSh(torch.autograd.Function):
         def work(index: int) -> int:
             item, rows = scene.part(index)
             drawn = pictures[item]
+            drawn[:, rows[0] : rows[1]].fill(0)
             return int(draw(*scene.arguments(item, rows), drawn, 0, *[nothing] * 4, none))
 
         if any(each(work, scene.parts)):
@@ -192,21 +193,24 @@ class _RenderSh(torch.autograd.Function):
         verts, normals, albedo, sh_light, faces, face_id, uv, uv_faces = ctx.saved_tensors
         scene = _Scene(verts, normals, albedo, sh_light, faces, face_id, uv, uv_faces, ctx.least)
         count, of_vertex = scene.parts, verts.shape[1]
-        # each part of a picture has sums of its own, which are added up in order
-        grad_points = torch.zeros(count, of_vertex, 4, dtype=torch.float64)
-        grad_normals = torch.zeros(count, of_vertex, 3, dtype=torch.float64)
-        grad_light = torch.zeros(count, 9, 3, dtype=torch.float64)
+        # each part of a picture has sums of its own, which are added up in order; its thread
+        # clears them
+        grad_points = torch.empty(count, of_vertex, 4, dtype=torch.float64)
+        grad_normals = torch.empty(count, of_vertex, 3, dtype=torch.float64)
+        grad_light = torch.empty(count, 9, 3, dtype=torch.float64)
         colours = ctx.needs_input_grad[2] and uv is None
         texels = ctx.needs_input_grad[2] and uv is not None
-        grad_values = torch.zeros(count, of_vertex if colours else 0, 3, dtype=torch.float64)
+        grad_values = torch.empty(count, of_vertex if colours else 0, 3, dtype=torch.float64)
         texture = (*albedo.shape[1:],) if texels else (0, 0, 0)
-        grad_texture = torch.zeros(count, *texture, dtype=verts.dtype)
+        grad_texture = torch.empty(count, *texture, dtype=verts.dtype)
         arrays = [grad_points, grad_normals, grad_values, grad_light, grad_texture]
         grads = [array.numpy() for array in arrays]
         incoming, draw = grad_image.contiguous().numpy(), _kernel(verts.dtype)
 
         def work(index: int) -> None:
             item, rows = scene.part(index)
+            for grad in grads:
+                grad[index].fill(0)
             draw(*scene.arguments(item, rows), incoming[item], 1, *(grad[index] for grad in grads))
 
         each(work, count)

@@ -204,6 +204,7 @@ def visible(points, faces, near, cull, top, end, face_id, depth):
     depth[top:end] = np.inf
     screen, tame = np.empty((count, 4)), np.empty(count, dtype=np.uint8)
     every = _project(points, screen, tame)
+    depths, names = depth.reshape(-1), face_id.reshape(-1)
     bad = -1
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -242,33 +243,36 @@ def visible(points, faces, near, cull, top, end, face_id, depth):
         # the edge from top to bottom, and the two on the middle corner's side
         slope, low, high = dx2 / dy2, min(x0, x2), max(x0, x2)
         middle = math.ceil(y1)
-        for half in range(2):
-            if half == 0:
-                begin_row, end_row = max(first, top), min(middle, end)
-                xs, ys, side = x0, y0, dx1 / dy1
-                side_low, side_high = min(x0, x1), max(x0, x1)
-            else:
-                begin_row, end_row = max(middle, top), min(last, end)
-                xs, ys, side = x1, y1, (x2 - x1) / (y2 - y1)
-                side_low, side_high = min(x1, x2), max(x1, x2)
-            for row in range(begin_row, end_row):
-                one = min(max(x0 + (row - y0) * slope, low), high)
-                two = min(max(xs + (row - ys) * side, side_low), side_high)
-                crossing, other = math.ceil(one), math.ceil(two)
-                begin = max(other if middle_left else crossing, 0)
-                until = min(crossing if middle_left else other, width)
-                if begin >= until:
-                    continue
-                z_row = z0 + (row - y0) * zy
-                depths, names = depth[row], face_id[row]
-                x = np.float64(begin)
-                # unsigned: a signed index would be tested for counting from the end
-                for column in range(np.uint64(begin), np.uint64(until)):
-                    z = np.float32(z_row + (x - x0) * zx)
-                    x += 1.0
-                    if (z < depths[column]) & (z >= near):
-                        depths[column] = z
-                        names[column] = f
+        upper, upper_low, upper_high = dx1 / dy1, min(x0, x1), max(x0, x1)
+        lower, lower_low, lower_high = (x2 - x1) / (y2 - y1), min(x1, x2), max(x1, x2)
+        for row in range(max(first, top), min(last, end)):
+            # choices without branches: which half a row is in is hard to predict
+            above = row < middle
+            xs, ys, side = x0 if above else x1, y0 if above else y1, upper if above else lower
+            side_low = upper_low if above else lower_low
+            side_high = upper_high if above else lower_high
+            one = min(max(x0 + (row - y0) * slope, low), high)
+            two = min(max(xs + (row - ys) * side, side_low), side_high)
+            crossing, other = math.ceil(one), math.ceil(two)
+            begin = max(other if middle_left else crossing, 0)
+            until = min(crossing if middle_left else other, width)
+            z_row = z0 + (row - y0) * zy
+            here = np.uint64(row * width)
+            # Choices without branches, for which face is nearer is hard to predict, and so is
+            # whether a small triangle has a pixel in this row: the first one is always tried.
+            z = np.float32(z_row + (np.float64(begin) - x0) * zx)
+            at = here + np.uint64(min(begin, width - 1))
+            now = depths[at]
+            nearer = (begin < until) & (z < now) & (z >= near)
+            depths[at] = z if nearer else now
+            names[at] = f if nearer else names[at]
+            for column in range(np.int32(begin + 1), np.int32(until)):
+                z = np.float32(z_row + (np.float64(column) - x0) * zx)
+                at = here + np.uint64(column)
+                now = depths[at]
+                nearer = (z < now) & (z >= near)
+                depths[at] = z if nearer else now
+                names[at] = f if nearer else names[at]
     if not every:
         _draw_wild(screen, tame, faces, near, cull, top, end, face_id, depth)
     return bad

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib.util
+import os
 import resource
 import statistics
 import subprocess
@@ -19,6 +20,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+# before torch is loaded: its idle threads would spin on the cores that are measured
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
@@ -60,6 +64,7 @@ def ball(count: int) -> tuple[Tensor, Tensor]:
     inward = (np.cross(b - a, c - a) * a).sum(1) < 0
     faces[inward] = faces[inward][:, [0, 2, 1]]
     # neighbours in space are neighbours in memory, as in a mesh that people made
+    faces = faces[np.argsort(faces.min(1), kind="stable")]
     return torch.from_numpy(points).float(), torch.from_numpy(faces)
 
 
@@ -160,7 +165,6 @@ def _deodr_scene(s: Scene, colors: np.ndarray) -> object:
     screen = s.verts[0].numpy().astype(np.float64)
     a, b, c = (screen[faces[:, k], :2] for k in range(3))
     front = np.cross(np.pad(b - a, ((0, 0), (0, 1))), np.pad(c - a, ((0, 0), (0, 1))))[:, 2] < 0
-    far = s.opposite.numpy()
     owner = {tuple(sorted((int(f[k - 2]), int(f[k - 1])))): [] for f in faces for k in range(3)}
     for index, f in enumerate(faces):
         for k in range(3):
@@ -169,7 +173,6 @@ def _deodr_scene(s: Scene, colors: np.ndarray) -> object:
         if len(pair) == 2 and front[pair[0][0]] != front[pair[1][0]]:
             for index, k in pair:
                 silhouettes[index, (k + 1) % 3] = front[index]
-    del far
     count = len(screen)
     return Scene2D(
         faces,
@@ -188,6 +191,7 @@ def _deodr_scene(s: Scene, colors: np.ndarray) -> object:
         np.zeros((0, 0)),
         background_color=np.zeros(colors.shape[1]),
         clockwise=True,
+        backface_culling=True,
     )
 
 
