@@ -13,7 +13,6 @@ import argparse
 import ctypes
 import importlib.util
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -317,25 +316,28 @@ def peak_bytes_a_pixel(side: int, batch: int) -> float:
 
 
 def peak_here(side: int, batch: int) -> float:
-    """As `peak_bytes_a_pixel`, in this process: it must not have held more memory before."""
+    """As `peak_bytes_a_pixel`, in this process (Linux only)."""
     torch.set_num_threads(1)
     sh_shaded(scene(5023, 32, 1))()  # the kernels' own memory
     s = scene(5023, side, batch)
     gradient = torch.zeros(batch, 3, *s.size).normal_()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     leaves = [t.clone().requires_grad_() for t in (s.verts, s.normals, s.albedo, s.light)]
-    before = _resident()
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # the peak begins anew at what is held now
+    before = _held("VmRSS")
     verts, normals, albedo, light = leaves
     image = render_sh(verts, s.faces, normals, albedo, light, s.size).image
     image.backward(gradient)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    outputs = image.numel() * 4
-    return (peak - before - outputs) / (batch * side * side)
+    outputs = 4 * (image.numel() + sum(leaf.numel() for leaf in leaves))
+    return (_held("VmHWM") - before - outputs) / (batch * side * side)
 
 
-def _resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def _held(name: str) -> int:
+    """Bytes of memory that the process holds (VmRSS), or held at most (VmHWM)."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith(name))
+    return int(line.split()[1]) * 1024
 
 
 def main() -> None:
