@@ -1,6 +1,6 @@
 """Compiled CPU kernels for visible faces: barycentrics, attributes, and their gradients.
 
-Import this file only inside a function, through `flame.raster.barycentric_kernels()`, for the
+Import this file only inside a function, through `flame.raster.load_kernels`, for the
 reason that `flame.visibility_kernels` gives.
 
 Along a row of pixels that see one face, its edge functions are linear: they are computed at the
@@ -62,22 +62,30 @@ def barycentrics(points, faces, top, end, face_id, bary, depth):
             if det < 0:
                 e0, e1, e2, s0, s1, s2 = -e0, -e1, -e2, -s0, -s1, -s2
             flat = points[a, 3] == points[b, 3] and points[b, 3] == points[c, 3]
-            inverse = 1 / max(e0 + e1 + e2, SMALLEST)
-            step = 0.0
-            while column < width and face_id[row, column] == f:
-                # a pixel on an edge may come out a rounding error beyond it
-                l0 = max(e0 + step * s0, 0.0)
-                l1 = max(e1 + step * s1, 0.0)
-                l2 = max(e2 + step * s2, 0.0)
-                if not flat:
+            until = column + 1
+            while until < width and face_id[row, until] == f:
+                until += 1
+            if flat:
+                # the edge functions' sum is the same all along
+                inverse = 1 / max(e0 + e1 + e2, SMALLEST)
+                e0, e1, e2 = e0 * inverse, e1 * inverse, e2 * inverse
+                s0, s1, s2 = s0 * inverse, s1 * inverse, s2 * inverse
+                for k in range(np.int32(until - column)):
+                    # a pixel on an edge may come out a rounding error beyond it
+                    bary[row, np.uint64(column + k), 0] = max(e0 + k * s0, 0.0)
+                    bary[row, np.uint64(column + k), 1] = max(e1 + k * s1, 0.0)
+                    bary[row, np.uint64(column + k), 2] = max(e2 + k * s2, 0.0)
+            else:
+                for k in range(np.int32(until - column)):
+                    l0, l1, l2 = max(e0 + k * s0, 0.0), max(e1 + k * s1, 0.0), max(e2 + k * s2, 0.0)
                     inverse = 1 / max(l0 + l1 + l2, SMALLEST)
-                bary[row, column, 0] = l0 * inverse
-                bary[row, column, 1] = l1 * inverse
-                bary[row, column, 2] = l2 * inverse
-                if with_depth:
-                    depth[row, column] = z + step * z_step
-                step += 1.0
-                column += 1
+                    bary[row, np.uint64(column + k), 0] = l0 * inverse
+                    bary[row, np.uint64(column + k), 1] = l1 * inverse
+                    bary[row, np.uint64(column + k), 2] = l2 * inverse
+            if with_depth:
+                for k in range(np.int32(until - column)):
+                    depth[row, np.uint64(column + k)] = z + k * z_step
+            column = until
 
 
 _FRAGMENTS_BACKWARD = (
