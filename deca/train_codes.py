@@ -12,46 +12,38 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Full, Queue
-from threading import Event, Thread
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from assets.files import replacing
 from assets.store import PACKAGE, register
-from assets.weights import read_tensors, write_tensors
-from deca import synth_scene as scene
 from deca.code_net import (
     SHIPPED_ENCODER,
     CodeAnswer,
     CodeConfig,
-    CodeFlip,
     CodeNet,
     code_flip,
     save_code_net,
 )
 from deca.landmark_points import LandmarkPoints
 from deca.landmarks import CROP_SIDE, load_landmark_net, negative_log_likelihood
-from deca.synth import Studio, open_studio
-from deca.synth_degrade import FramingConfig, cut, degrade, framing
-from deca.train_landmarks import head_metadata, point_weights
-from flame.light import sh_basis
+from deca.synth import open_studio
+from deca.train_codes_data import Crops, People, Truth, render_people
+from deca.training import (
+    average,
+    has_checkpoint,
+    head_metadata,
+    point_weights,
+    resume,
+    save_checkpoint,
+)
 from flame.model import Flame
-from flame.params import arkit_from_params, params_from_arkit
-from flame.rotation import axis_angle_to_matrix
+from flame.params import params_from_arkit
 
 log = logging.getLogger(__name__)
-
-_SHARD = 400  # pictures a file
-_TAKES = 2  # pictures a person: many people matter more than many pictures of each
-_CODES = ("points", "shape", "weights", "root", "neck", "scale", "fov", "albedo", "light")
-_FRAMING = FramingConfig(close_share=0.85, wide=(0.2, 0.08, 15.0))
 
 
 @dataclass(frozen=True)
@@ -69,179 +61,6 @@ class CodeTraining:
     backgrounds: int = 500
     seed: int = 0
     save_every: int = 400
-
-
-def render_people(studio: Studio, count: int, folder: Path, *, seed: int) -> None:
-    """Fill a folder with shards of pictures and codes; shards that are there already are kept.
-
-    A shard is NAME.npy (pictures, uint8 [N, H, W, 4], read in place) and NAME.npz (codes).
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for first in range(0, count, _SHARD):
-        path = folder / f"{seed:06d}-{first:07d}.npz"
-        if path.is_file():
-            continue
-        rows: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]] = {
-            name: [] for name in _CODES
-        }
-        pictures = []
-        for person in range(_SHARD // _TAKES):
-            generator = torch.Generator().manual_seed((seed * 1000 + first) * 1000 + person)
-            for shot in studio.shoot(_TAKES, generator=generator):
-                codes = shot.codes
-                pictures.append(shot.rgba)
-                values = {
-                    "points": shot.points,
-                    "shape": codes.params.shape[0],
-                    "weights": arkit_from_params(codes.params)[0],
-                    "root": codes.params.root[0],
-                    "neck": codes.params.neck[0],
-                    "scale": codes.camera.scale[0],
-                    "fov": codes.camera.fov_deg[0],
-                    "albedo": codes.albedo[0],
-                    "light": codes.light[0],
-                }
-                for name, value in values.items():
-                    rows[name].append(value.numpy())
-        with replacing(path.with_suffix(".npy")) as written, open(written, "wb") as file:
-            np.save(file, np.stack(pictures))
-        with replacing(path) as written, open(written, "wb") as file:
-            np.savez(file, allow_pickle=False, **{n: np.stack(v) for n, v in rows.items()})
-        log.info("rendered %d of %d pictures", first + _SHARD, count)
-
-
-class People:
-    """Rendered people with their codes; pictures stay on disk until they are looked at."""
-
-    def __init__(self, folder: Path, shards: slice = slice(None)) -> None:
-        paths = sorted(path for path in folder.glob("*.npz") if "tmp" not in path.name)[shards]
-        if not paths:
-            raise ValueError(f"{folder} has no rendered people; give --count to render some")
-        self._pictures = [np.load(path.with_suffix(".npy"), mmap_mode="r") for path in paths]
-        self._starts = np.cumsum([0, *(len(pictures) for pictures in self._pictures)])
-        rows: dict[str, list[Tensor]] = {name: [] for name in _CODES}
-        for path in paths:
-            with np.load(path, allow_pickle=False) as shard:
-                for name in _CODES:
-                    rows[name].append(torch.from_numpy(shard[name]).float())
-        self.codes = {name: torch.cat(values) for name, values in rows.items()}
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def pictures(self, index: Tensor) -> Tensor:
-        """RGBA pictures of these numbers [N, H, W, 4]."""
-        shard = np.searchsorted(self._starts, index.numpy(), side="right") - 1
-        found = [
-            self._pictures[s][int(i) - int(self._starts[s])]
-            for s, i in zip(shard, index, strict=True)
-        ]
-        return torch.from_numpy(np.stack(found))
-
-
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """What the network should answer to crops."""
-
-    points: Float[Tensor, "B L 2"]  # crop units
-    is_face: Float[Tensor, " B"]
-    shape: Float[Tensor, "B S"]
-    weights: Float[Tensor, "B 52"]
-    rotation: Float[Tensor, "B 3 3"]
-    nearness: Float[Tensor, " B"]
-    albedo: Float[Tensor, "B A"]
-    light: Float[Tensor, "B 9 3"]
-
-
-class Crops:
-    """Endless training batches from rendered people."""
-
-    def __init__(
-        self, people: People, points: LandmarkPoints, flip: CodeFlip, seed: int, backgrounds: int
-    ) -> None:
-        self.people = people
-        self._points_flip, self._flip = points.flip, flip
-        self._rng = np.random.default_rng(seed)
-        stock = [scene.random_background(CROP_SIDE, self._rng) for _ in range(backgrounds)]
-        self._backgrounds = torch.from_numpy(np.stack(stock))
-        self._fresh = 0
-
-    def batch(
-        self, size: int, face_free: float, *, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "B 3 K K"], Truth]:
-        """Crops and what is to be said of them."""
-        index = torch.randint(len(self.people), (size,), generator=generator)
-        pictures = self.people.pictures(index)
-        codes = {name: values[index] for name, values in self.people.codes.items()}
-        is_face = (torch.rand(size, generator=generator) >= face_free).float()
-        matrix, points = framing(
-            codes["points"], _FRAMING, flip=self._points_flip, generator=generator
-        )
-        fresh = scene.random_background(CROP_SIDE, self._rng)
-        self._backgrounds[self._fresh % len(self._backgrounds)] = torch.from_numpy(fresh.copy())
-        self._fresh += 1
-        chosen = torch.randint(len(self._backgrounds), (size,), generator=generator)
-        pictures[is_face == 0] = 0
-        crops = degrade(cut(pictures, self._backgrounds[chosen], matrix), generator=generator)
-        return crops, Truth(points, is_face, *self._turned(codes, matrix))
-
-    def _turned(self, codes: dict[str, Tensor], matrix: Tensor) -> tuple[Tensor, ...]:
-        """Codes as the crop's own camera has them: turned with it, and mirrored where it is."""
-        mirrored = torch.linalg.det(matrix[:, :, :2]) < 0
-        right = torch.where(mirrored[:, None], -matrix[:, :, 0], matrix[:, :, 0])
-        angle = torch.atan2(right[:, 1], right[:, 0])
-        zero = torch.zeros_like(angle)
-        # a crop that is turned clockwise sees the world turned counter-clockwise, y up
-        turn = axis_angle_to_matrix(torch.stack([zero, zero, angle], -1))
-        head = axis_angle_to_matrix(codes["root"]) @ axis_angle_to_matrix(codes["neck"])
-        rotation = turn @ head
-        light = torch.einsum("bij,bjc->bic", _turn_light(turn), codes["light"])
-        side = torch.tensor([-1.0, 1.0, 1.0])
-        nearness = codes["scale"] * torch.tan(torch.deg2rad(codes["fov"]) / 2)
-        flip = self._flip
-        both = mirrored[:, None]
-        return (
-            torch.where(both, codes["shape"] @ flip.shape.T, codes["shape"]),
-            torch.where(both, codes["weights"][:, flip.weights], codes["weights"]),
-            torch.where(both[..., None], rotation * side[:, None] * side, rotation),
-            nearness,
-            codes["albedo"],
-            torch.where(both[..., None], light * flip.light[:, None], light),
-        )
-
-    def ahead(
-        self, size: int, face_free: float, *, generator: torch.Generator
-    ) -> Generator[tuple[Tensor, Truth, Tensor], None, None]:
-        """Batches made by a second thread, each with the generator's state after it."""
-        waiting: Queue[tuple[Tensor, Truth, Tensor]] = Queue(maxsize=3)
-        ended = Event()
-
-        def work() -> None:
-            while not ended.is_set():
-                made = (*self.batch(size, face_free, generator=generator), generator.get_state())
-                while not ended.is_set():
-                    try:
-                        waiting.put(made, timeout=0.5)
-                        break
-                    except Full:
-                        continue
-
-        worker = Thread(target=work, daemon=True)
-        worker.start()
-        try:
-            while True:
-                yield waiting.get(timeout=600)
-        finally:
-            ended.set()
-            worker.join()
-
-
-def _turn_light(turn: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 9 9"]:
-    """Matrices that turn spherical harmonics with the scene, by least squares on directions."""
-    generator = torch.Generator().manual_seed(0)
-    normals = torch.nn.functional.normalize(torch.randn(64, 3, generator=generator), dim=1)
-    matrix: Tensor = torch.linalg.pinv(sh_basis(normals)) @ sh_basis(normals @ turn)
-    return matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,8 +186,8 @@ def train(
     optimizer = torch.optim.AdamW(_groups(net, config), weight_decay=config.weight_decay)
     checkpoint = folder / "checkpoint.safetensors"
     step, spent = 0, 0.0
-    if checkpoint.is_file() or checkpoint.with_name(f"{checkpoint.name}.index.json").is_file():
-        step, spent = _resume(checkpoint, net, averaged, optimizer, generator)
+    if has_checkpoint(checkpoint):
+        step, spent = resume(checkpoint, net, averaged, optimizer, generator)
         log.info("going on from step %d", step)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights, metric = point_weights(points), face_metric(flame, points, net.config.n_shape)
@@ -394,7 +213,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optimizer.step()
         step += 1
-        _average(averaged, net, min(config.ema, (1 + step) / (10 + step)))
+        average(averaged, net, min(config.ema, (1 + step) / (10 + step)))
         if step % 20 == 0 or step == 1:
             row = [f"{float(value):.4f}" for value in figures.values()]
             with open(folder / "loss.csv", "a", newline="", encoding="utf-8") as file:
@@ -408,11 +227,13 @@ def train(
             text = ", ".join(f"{name} {float(value):.4f}" for name, value in figures.items())
             log.info("step %d loss %.3f, %s, %.0f img/s", step, loss.item(), text, speed)
         if step % config.save_every == 0:
-            _save(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance)
+            save_checkpoint(
+                checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance
+            )
             if export is not None:
                 save_code_net(averaged, export, head_metadata())
     batches.close()
-    _save(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance)
+    save_checkpoint(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance)
     if export is not None:
         save_code_net(averaged, export, head_metadata())
     return averaged.eval()
@@ -431,58 +252,6 @@ def _groups(net: CodeNet, config: CodeTraining) -> list[dict[str, object]]:
         {"params": trained, "share": config.landmark_share},
         {"params": slow, "share": 0.02},
     ]
-
-
-@torch.no_grad()
-def _average(averaged: CodeNet, net: CodeNet, keep: float) -> None:
-    new = net.state_dict()
-    for name, value in averaged.state_dict().items():
-        if value.is_floating_point():
-            value.lerp_(new[name], 1 - keep)
-        else:
-            value.copy_(new[name])
-
-
-def _save(
-    path: Path,
-    net: CodeNet,
-    averaged: CodeNet,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    spent: float,
-    chance: Tensor,
-) -> None:
-    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
-    tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
-    for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
-    tensors["chance"] = chance
-    tensors["progress"] = torch.tensor([step, spent], dtype=torch.float64)
-    write_tensors(tensors, path)
-
-
-def _resume(
-    path: Path,
-    net: CodeNet,
-    averaged: CodeNet,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> tuple[int, float]:
-    tensors = read_tensors(path)
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-    net.load_state_dict(under("net."))
-    averaged.load_state_dict(under("averaged."))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in under("optimizer.").items():
-        number, kind = name.split(".")
-        moments.setdefault(int(number), {})[kind] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    generator.set_state(tensors["chance"])
-    step, spent = tensors["progress"].tolist()
-    return int(step), spent
 
 
 @torch.no_grad()

@@ -11,20 +11,15 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Full, Queue
-from threading import Event, Thread
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from assets.files import replacing, sha256_of
+from assets.files import replacing
 from assets.store import PACKAGE, register
-from assets.weights import read_tensors, write_tensors
 from deca import synth_scene as scene
 from deca.landmark_points import LandmarkPoints
 from deca.landmarks import (
@@ -36,12 +31,20 @@ from deca.landmarks import (
     save_landmark_net,
 )
 from deca.synth import Studio, open_studio
-from deca.synth_degrade import FramingConfig, cut, degrade, framing, on_background
+from deca.synth_degrade import degrade, on_background
+from deca.train_landmarks_data import Crops, People, read_people, render_people
+from deca.training import (
+    average,
+    has_checkpoint,
+    head_metadata,
+    last_step,
+    point_weights,
+    resume,
+    save_checkpoint,
+)
 
 log = logging.getLogger(__name__)
 
-_SHARD = 400  # pictures a file
-_TAKES = 6  # pictures a person
 _HELD_OUT_SEED = 90_001
 
 
@@ -59,156 +62,6 @@ class LandmarkTraining:
     backgrounds: int = 500  # kept at hand, one replaced a batch
     seed: int = 0
     save_every: int = 400
-
-
-@dataclass(frozen=True, eq=False)
-class People:
-    """Rendered people, unframed."""
-
-    rgba: UInt8[Tensor, "N H W 4"]
-    points: Float[Tensor, "N L 2"]
-
-
-def render_people(studio: Studio, count: int, folder: Path, *, seed: int) -> None:
-    """Fill a folder with shards of pictures; shards that are there already are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for first in range(0, count, _SHARD):
-        path = folder / f"{seed:06d}-{first:07d}.npz"
-        if path.is_file():
-            continue
-        shots = []
-        for person in range(-(-_SHARD // _TAKES)):
-            generator = torch.Generator().manual_seed((seed * 1000 + first) * 1000 + person)
-            shots += studio.shoot(_TAKES, generator=generator)
-        with replacing(path) as written:
-            np.savez(
-                written,
-                rgba=np.stack([shot.rgba for shot in shots[:_SHARD]]),
-                points=np.stack([shot.points.numpy() for shot in shots[:_SHARD]]),
-            )
-        log.info("rendered %d of %d pictures", first + _SHARD, count)
-
-
-def read_people(folder: Path) -> People:
-    """All shards of a folder, in the order of their names."""
-    paths = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
-    if not paths:
-        raise ValueError(f"{folder} has no rendered people; give --count to render some")
-    rgba, points = [], []
-    for path in paths:
-        with np.load(path, allow_pickle=False) as shard:
-            rgba.append(torch.from_numpy(shard["rgba"]))
-            points.append(torch.from_numpy(shard["points"]))
-    return People(torch.cat(rgba), torch.cat(points))
-
-
-class Crops:
-    """Endless training batches from rendered people."""
-
-    def __init__(
-        self, people: People, points: LandmarkPoints, seed: int, backgrounds: int = 500
-    ) -> None:
-        self.people = people
-        self._flip = points.flip
-        self._rng = np.random.default_rng(seed)
-        stock = [scene.random_background(CROP_SIDE, self._rng) for _ in range(backgrounds)]
-        self._backgrounds = torch.from_numpy(np.stack(stock))
-        self._fresh = 0
-
-    def batch(
-        self,
-        size: int,
-        face_free: float,
-        *,
-        generator: torch.Generator,
-        config: FramingConfig | None = None,
-    ) -> tuple[Float[Tensor, "B 3 K K"], Float[Tensor, "B L 2"], Float[Tensor, " B"]]:
-        """Crops, their points in units of the crop's side, and 1 where there is a face."""
-        index = torch.randint(len(self.people.rgba), (size,), generator=generator)
-        people = self.people.rgba[index]
-        is_face = (torch.rand(size, generator=generator) >= face_free).float()
-        matrix, points = framing(
-            self.people.points[index], config or FramingConfig(), flip=self._flip,
-            generator=generator,
-        )  # fmt: skip
-        backs = self._draw_backgrounds(size, generator)
-        empty = (is_face == 0).nonzero()[:, 0]
-        if len(empty):
-            half = len(empty) // 2
-            # half are scenery, half pieces of people that miss the face
-            people[empty[:half]] = 0
-            matrix[empty[half:]] = self._beside(matrix[empty[half:]], generator)
-        return degrade(cut(people, backs, matrix), generator=generator), points, is_face
-
-    def ahead(
-        self, size: int, face_free: float, *, generator: torch.Generator
-    ) -> Generator[tuple[Tensor, Tensor, Tensor, Tensor], None, None]:
-        """Batches made by a second thread while the last ones are learned from.
-
-        The fourth item is the generator's state after the batch, for checkpoints.
-        """
-        waiting: Queue[tuple[Tensor, Tensor, Tensor, Tensor]] = Queue(maxsize=3)
-        ended = Event()
-
-        def work() -> None:
-            while not ended.is_set():
-                made = (*self.batch(size, face_free, generator=generator), generator.get_state())
-                while not ended.is_set():
-                    try:
-                        waiting.put(made, timeout=0.5)
-                        break
-                    except Full:
-                        continue
-
-        worker = Thread(target=work, daemon=True)
-        worker.start()
-        try:
-            while True:
-                yield waiting.get(timeout=600)
-        finally:
-            ended.set()
-            worker.join()
-
-    def _draw_backgrounds(self, size: int, generator: torch.Generator) -> Tensor:
-        # the stock turns over slowly, so that drawing costs little
-        fresh = scene.random_background(CROP_SIDE, self._rng)
-        self._backgrounds[self._fresh % len(self._backgrounds)] = torch.from_numpy(fresh.copy())
-        self._fresh += 1
-        chosen = torch.randint(len(self._backgrounds), (size,), generator=generator)
-        backs = self._backgrounds[chosen]
-        crowd = (torch.rand(size, generator=generator) < 0.08).nonzero()[:, 0]
-        others = torch.randint(len(self.people.rgba), (len(crowd),), generator=generator)
-        if len(crowd):
-            # somebody else's hair and shirt around, enlarged so that no whole face shows
-            pieces = self.people.rgba[others][..., :3]
-            third = pieces.shape[1] // 3
-            corner = pieces[:, -third:, :third].permute(0, 3, 1, 2).float()
-            grown = torch.nn.functional.interpolate(corner, size=(CROP_SIDE, CROP_SIDE))
-            backs[crowd] = grown.to(torch.uint8).permute(0, 2, 3, 1)
-        return backs
-
-    def _beside(self, matrix: Tensor, generator: torch.Generator) -> Tensor:
-        """Crops moved by most of their side, away from the face."""
-        angle = 2 * math.pi * torch.rand(len(matrix), generator=generator)
-        reach = 0.62 + 0.3 * torch.rand(len(matrix), generator=generator)
-        side = matrix[:, :, 0].norm(dim=1)
-        offset = torch.stack([angle.cos(), angle.sin()], -1) * (reach * side)[:, None]
-        moved = matrix.clone()
-        moved[:, :, 2] += offset
-        # smaller too, or the mirrored border would bring the face back
-        center = moved[:, :, 2] + moved[:, :, :2].sum(2) / 2
-        shrink = 0.45 + 0.3 * torch.rand(len(matrix), 1, 1, generator=generator)
-        moved[:, :, :2] *= shrink
-        moved[:, :, 2] = center - moved[:, :, :2].sum(2) / 2
-        return moved
-
-
-def point_weights(points: LandmarkPoints) -> Float[Tensor, " L"]:
-    """Eyes, mouth and pupils count double."""
-    weights = torch.ones(len(points))
-    weights[36:68] = 2
-    weights[-2:] = 2
-    return weights
 
 
 def loss_of(
@@ -256,8 +109,8 @@ def train(
     optimizer = torch.optim.AdamW(_groups(net), weight_decay=config.weight_decay)
     checkpoint = folder / "checkpoint.safetensors"
     step, spent = 0, 0.0
-    if checkpoint.is_file() or checkpoint.with_name(f"{checkpoint.name}.index.json").is_file():
-        step, spent = _resume(checkpoint, net, averaged, optimizer, generator)
+    if has_checkpoint(checkpoint):
+        step, spent = resume(checkpoint, net, averaged, optimizer, generator)
         log.info("going on from step %d", step)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = point_weights(points)
@@ -283,7 +136,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optimizer.step()
         step += 1
-        _average(averaged, net, min(config.ema, (1 + step) / (10 + step)))
+        average(averaged, net, min(config.ema, (1 + step) / (10 + step)))
         if step % 20 == 0 or step == 1:
             pixels = float(distance) * CROP_SIDE
             row = [step, f"{loss.item():.4f}", f"{pixels:.3f}", f"{rate:.2e}"]
@@ -293,11 +146,13 @@ def train(
             speed = step * config.batch / (time.monotonic() - started)
             log.info("step %d loss %.3f, %.2f px, %.0f img/s", step, loss.item(), pixels, speed)
         if step % config.save_every == 0:
-            _save(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance)
+            save_checkpoint(
+                checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance
+            )
             if export is not None:
                 save_landmark_net(averaged, export, metadata or {})
     batches.close()
-    _save(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance)
+    save_checkpoint(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance)
     if export is not None:
         save_landmark_net(averaged, export, metadata or {})
     _draw_curve(folder)
@@ -338,59 +193,6 @@ def _fresh_net(points: LandmarkPoints, generator: torch.Generator) -> LandmarkNe
     return net
 
 
-@torch.no_grad()
-def _average(averaged: LandmarkNet, net: LandmarkNet, keep: float) -> None:
-    for name, value in averaged.state_dict().items():
-        new = net.state_dict()[name]
-        if value.is_floating_point():
-            value.lerp_(new, 1 - keep)
-        else:
-            value.copy_(new)
-
-
-def _save(
-    path: Path,
-    net: LandmarkNet,
-    averaged: LandmarkNet,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    spent: float,
-    chance: Tensor,
-) -> None:
-    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
-    tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
-    for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
-    tensors["chance"] = chance
-    tensors["progress"] = torch.tensor([step, spent], dtype=torch.float64)
-    write_tensors(tensors, path)
-
-
-def _resume(
-    path: Path,
-    net: LandmarkNet,
-    averaged: LandmarkNet,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> tuple[int, float]:
-    """Put everything as it was; returns the step and the seconds spent."""
-    tensors = read_tensors(path)
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-    net.load_state_dict(under("net."))
-    averaged.load_state_dict(under("averaged."))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in under("optimizer.").items():
-        number, kind = name.split(".")
-        moments.setdefault(int(number), {})[kind] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    generator.set_state(tensors["chance"])
-    step, spent = tensors["progress"].tolist()
-    return int(step), spent
-
-
 def _draw_curve(folder: Path) -> None:
     """`loss.png` of `loss.csv`: the points' distance in crop pixels, logarithmic."""
     from PIL import Image, ImageDraw
@@ -413,12 +215,6 @@ def _draw_curve(folder: Path) -> None:
     draw.text((width / 2, height - 15), f"{last} steps", fill="black")
     with replacing(folder / "loss.png") as written:
         image.save(written)
-
-
-def last_step(folder: Path) -> int:
-    """How many steps the run in a folder has made."""
-    with open(folder / "loss.csv", encoding="utf-8") as file:
-        return max(int(row[0]) for row in csv.reader(file))
 
 
 @torch.no_grad()
@@ -474,12 +270,6 @@ def ship(net: LandmarkNet, config: LandmarkTraining, steps: int, studio: Studio)
         figures=figures,
     )
     log.info("shipped: %s", figures)
-
-
-def head_metadata() -> dict[str, str]:
-    """Which head file the network was trained on, for the record."""
-    parts = sorted((PACKAGE / "head").glob("head*.safetensors*"))
-    return {f"sha256 of {part.name}": sha256_of(part) for part in parts}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

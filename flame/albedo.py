@@ -10,15 +10,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from flame.paint_population import draw_amounts
+from flame.srgb import linear_to_srgb
 
 LEVELS = ("coarse", "medium", "fine")  # masks are kept at the resolution that they need
 DEEPEST = -6.0  # natural log of the darkest reflectance; half of an 8-bit step of sRGB
-
-
-def linear_to_srgb(linear: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-    """Display encoding of linear values in 0..1 (IEC 61966-2-1); differentiable everywhere."""
-    curved = 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
-    return torch.where(linear <= 0.0031308, 12.92 * linear, curved)
 
 
 class AlbedoModel(nn.Module):

@@ -52,7 +52,6 @@ __all__ = [
     "each",
     "empty",
     "homogeneous_pixels",
-    "kernels",
     "load_kernels",
     "pad_meshes",
     "rasterize",
@@ -82,11 +81,6 @@ def load_kernels(name: str) -> ModuleType:
     module = importlib.import_module(f"flame.{name}")
     log.info("flame.%s was ready after %.1f s", name, time.perf_counter() - start)
     return module
-
-
-def kernels() -> ModuleType:
-    """The compiled kernels of textured z-buffers, for previews."""
-    return load_kernels("raster_kernels")
 
 
 def each(work: Callable[[int], _T], count: int) -> list[_T]:

@@ -13,8 +13,6 @@ time, value by value and in float32, which compilers turn into vector instructio
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
 import math
 
 import numpy as np
@@ -45,8 +43,7 @@ from flame.gather_kernels import (
 )
 
 # the kernel below contains functions of those files and must be compiled anew when they change
-_SOURCES = inspect.getsource(gather_kernels) + inspect.getsource(layer_kernels)
-_VERSION = hashlib.sha256(_SOURCES.encode()).hexdigest()[:8]
+_VERSION = compiled.version_of(gather_kernels, layer_kernels)
 kernel = functools.partial(compiled.kernel, built_on=_VERSION)
 
 # of the ambient light only, where there is nothing else yet or any more

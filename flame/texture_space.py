@@ -12,8 +12,8 @@ from torch import Tensor
 
 from assets.arrays import Array, read_array_shapes, read_rows
 from assets.errors import AssetError
-from flame.albedo import linear_to_srgb
 from flame.records import TensorRecord
+from flame.srgb import linear_to_srgb
 
 SIDE = 512  # texels, of all three files
 _TEXELS = SIDE * SIDE * 3

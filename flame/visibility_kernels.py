@@ -1,7 +1,7 @@
 """Compiled CPU kernels of `flame.raster.rasterize`: which face each pixel sees.
 
-Import this file only inside a function, through `flame.raster.visibility_kernels()`: the first
-import compiles (the result is kept on disk), and `import flame` must stay quick.
+Import this file only inside a function, through `flame.raster.load_kernels`: the first import
+compiles (the result is kept on disk), and `import flame` must stay quick.
 
 `visible` goes down each triangle row by row and draws from the crossing with its left edge to the
 one with its right edge. A crossing depends on nothing but the edge's two ends, so that triangles

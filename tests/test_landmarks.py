@@ -23,7 +23,8 @@ from deca.landmarks import (
 from deca.synth import Studio
 from deca.synth_degrade import on_background
 from deca.synth_scene import random_background
-from deca.train_landmarks import Crops, LandmarkTraining, People, train
+from deca.train_landmarks import LandmarkTraining, train
+from deca.train_landmarks_data import Crops, People
 from flame.load import load_head
 from flame.model import Flame
 

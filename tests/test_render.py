@@ -142,6 +142,12 @@ def test_srgb_curves_are_inverse_and_pass_through_the_standards_values():
     assert srgb_to_linear(torch.tensor(0.5)).item() == pytest.approx(0.21404114, abs=1e-6)
 
 
+def test_linear_half_grey_is_encoded_as_the_srgb_standard_says():
+    linear = torch.tensor([0.0, 0.0031308, 0.214041140, 1.0])
+    expected = torch.tensor([0.0, 0.040450, 0.5, 1.0])
+    torch.testing.assert_close(linear_to_srgb(linear), expected, atol=2e-6, rtol=0)
+
+
 def test_under_even_light_a_texture_shows_as_it_is_painted():
     painted = torch.rand(3, 16, 16, generator=_generator())
     renderer, verts = _square_renderer(Material("paint", painted))
