@@ -50,6 +50,14 @@ class Guess:
     shape_sigma: Float[Tensor, " S"]  # of the shape coefficients
     weight_sigma: Float[Tensor, " 52"]  # of the ARKit weights
 
+    def widened(self, n_shape: int) -> Guess:
+        """The same head with `n_shape` coefficients; new ones are as among people at large."""
+        missing = n_shape - self.params.shape.shape[1]
+        shape = torch.nn.functional.pad(self.params.shape, (0, missing))
+        sigma = torch.nn.functional.pad(self.shape_sigma, (0, missing), value=1.0)
+        params = dataclasses.replace(self.params, shape=shape)
+        return dataclasses.replace(self, params=params, shape_sigma=sigma)
+
 
 @dataclass(frozen=True, eq=False)
 class PointFit:
@@ -76,6 +84,7 @@ def fit_points(
     is kept.
     """
     config = config or PointFitConfig()
+    guess = guess and guess.widened(flame.n_shape)
     used, corners = torch.unique(carried.corners, return_inverse=True)
     small = flame.restricted(used).double()
     bary = carried.bary.double()
@@ -86,16 +95,19 @@ def fit_points(
     points, sigmas = points.double(), sigmas.double()
     layout = _Layout(config.n_shape, flame.n_expression)
     fov_deg = config.fov_deg if guess is None else float(guess.camera.fov_deg)
+    # only the first shape modes are fitted; the others stay as guessed
+    held = points.new_zeros(max(flame.n_shape - config.n_shape, 0))
     if guess is None:
-        state = _first_guess(on_surface, points, size, layout, flame.n_shape, config)
+        state = _first_guess(on_surface, points, size, layout, held, config)
         centre, prior = torch.zeros_like(state), layout.prior(config).double()
     else:
+        held = guess.params.shape[0, config.n_shape :].double()
         state = layout.pack(guess.params, guess.camera).double()
         centre, prior = state.clone(), layout.prior_of(guess).double()
     weight = _SHARE / sigmas.clamp(min=0.25)
 
     def residuals(values: Tensor) -> Tensor:  # [N, D] -> [N, L, 2]
-        params, camera = layout.unpack(values, flame.n_shape, fov_deg)
+        params, camera = layout.unpack(values, held, fov_deg)
         projected = camera.project(on_surface(params), (size, size))[..., :2]
         return (projected - points) * weight[:, None]
 
@@ -135,10 +147,7 @@ def fit_points(
             if damping > 1e4:
                 break
     residual = (residuals(state[None])[0] / weight[:, None]).norm(dim=1).float()
-    params, camera = layout.unpack(state[None].float(), flame.n_shape, fov_deg)
-    if guess is not None:
-        # what is fitted are the first shape modes; the others stay as guessed
-        params.shape[:, config.n_shape :] = guess.params.shape[:, config.n_shape :]
+    params, camera = layout.unpack(state[None].float(), held.float(), fov_deg)
     log.info("point fit: mean residual %.2f of %d px", residual.mean(), size)
     return PointFit(params, camera, residual)
 
@@ -157,14 +166,14 @@ class _Layout:
     def split(self, values: Tensor) -> list[Tensor]:
         return list(torch.split(values, self._sizes, dim=-1))
 
-    def unpack(self, values: Tensor, n_shape: int, fov_deg: float) -> tuple[Params, Camera]:
+    def unpack(self, values: Tensor, held: Tensor, fov_deg: float) -> tuple[Params, Camera]:
         shape, weights, root, log_scale, shift = self.split(values)  # [N, ...]
         opening = weights[:, ARKIT_INDEX["jawOpen"]]
         expression = weights.clone()
         expression[:, ARKIT_INDEX["jawOpen"]] = 0
         zero = torch.zeros_like(opening)
         params = Params(
-            shape=torch.cat([shape, shape.new_zeros(len(shape), n_shape - self.n_shape)], dim=1),
+            shape=torch.cat([shape, held.expand(len(shape), -1)], dim=1),
             expression=expression,
             root=root,
             neck=torch.zeros_like(root),
@@ -222,12 +231,12 @@ def _first_guess(
     points: Tensor,
     size: int,
     layout: _Layout,
-    n_shape: int,
+    held: Tensor,
     config: PointFitConfig,
 ) -> Tensor:
     """Pose and camera of the mean face by scaled orthography (POS, DeMenthon & Davis 1995)."""
     state = points.new_zeros(sum(layout._sizes))
-    rest = on_surface(layout.unpack(state[None], n_shape, config.fov_deg)[0])[0]
+    rest = on_surface(layout.unpack(state[None], held, config.fov_deg)[0])[0]
     centred = rest - rest.mean(0)
     image = (points - points.mean(0)) * points.new_tensor([1.0, -1.0])
     rows = torch.linalg.lstsq(centred, image).solution.T  # [2, 3] of scaled rotation
@@ -247,7 +256,7 @@ def _first_guess(
     _, _, own_root, log_scale, shift = layout.split(state)
     own_root.copy_(root)
     log_scale.copy_((scale / (size / 2)).log())
-    params, camera = layout.unpack(state[None], n_shape, config.fov_deg)
+    params, camera = layout.unpack(state[None], held, config.fov_deg)
     projected = camera.project(on_surface(params), (size, size))[0, :, :2]
     gap = (points - projected).mean(0) / (size / 2) / log_scale.exp()
     shift.copy_(gap * points.new_tensor([1.0, -1.0]))

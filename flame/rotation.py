@@ -44,7 +44,7 @@ def axis_angle_to_quaternion(axis_angle: Float[Tensor, "*B 3"]) -> Float[Tensor,
 def matrix_to_axis_angle(rotations: Float[Tensor, "*B 3 3"]) -> Float[Tensor, "*B 3"]:
     """Axis-angle vectors of rotation matrices, radians, by the quaternion's largest part.
 
-    Angles are 0..pi; at pi either of the two opposite axes. Differentiable but at zero rotation.
+    Angles are 0..pi; at pi either of the two opposite axes. Differentiable, also at zero rotation.
     """
     m = rotations
     trace = m.diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-import torch
 from jaxtyping import install_import_hook
+
+# Before torch is loaded: its idle threads would spin on the cores that other threads work on.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch  # noqa: E402
 
 PACKAGES = ["assets", "avatar", "flame", "deca", "voice", "diffusion"]
 

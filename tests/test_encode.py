@@ -1,0 +1,476 @@
+"""From true answers to codes, their mirror images and files, and the fit that starts from them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from plain_people import plain_wardrobe
+
+from assets.errors import AssetError
+from deca.code_net import (
+    CodeAnswer,
+    CodeConfig,
+    CodeNet,
+    code_flip,
+    codes_of,
+    load_code_net,
+    mean_answer,
+    mirrored_answer,
+    rotation_from_six,
+    save_code_net,
+)
+from deca.codes import Codes
+from deca.encode import encode_box, refine, seen_by
+from deca.fit_points import Guess, PointFitConfig, fit_points
+from deca.landmark_points import LandmarkPoints, landmark_points
+from deca.landmarks import LandmarkConfig, LandmarkNet, Prediction
+from deca.synth import Shot, Studio, matt_light
+from deca.synth_degrade import on_background
+from flame.arkit import ARKIT_INDEX
+from flame.camera import Camera
+from flame.light import directional, sh_basis, sh_constant
+from flame.load import load_head
+from flame.model import Flame, FlameArrays
+from flame.params import Params, arkit_from_params, params_from_arkit
+from flame.rotation import axis_angle_to_matrix
+
+SIDE = 128
+MIRROR = torch.tensor([-1.0, 1.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def flame() -> Flame:
+    return load_head()
+
+
+@pytest.fixture(scope="module")
+def points(flame: Flame) -> LandmarkPoints:
+    return landmark_points(flame)
+
+
+@pytest.fixture(scope="module")
+def shots(flame: Flame) -> list[Shot]:
+    studio = Studio(flame, plain_wardrobe())
+    return studio.shoot(2, generator=torch.Generator().manual_seed(4))
+
+
+def small_net(points: LandmarkPoints, n_shape: int = 100, seed: int = 0) -> CodeNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        landmarks = LandmarkNet(points, LandmarkConfig(4, (4, 4, 4, 8), 16, 6))
+        rest = points.rest[:, :2] - points.rest[:, :2].mean(0)
+        extent = (rest.amax(0) - rest.amin(0)).max()
+        upright = 0.5 + rest / (1.5 * extent) * torch.tensor([1.0, -1.0])
+        labels = upright + 0.01 * torch.randn(20, len(points), 2)
+        landmarks.start_at(labels)
+        net = CodeNet(landmarks, CodeConfig(n_shape, trunk=16, hidden=24))
+        net.out_mean.normal_(std=0.1)
+        start = n_shape + 52
+        net.out_mean[start : start + 7] += torch.tensor([1.0, 0, 0, 0, 1, 0, 1.2])  # upright, near
+        net.out_scale.uniform_(0.1, 0.3)
+        net.shape_sigma.uniform_(0.3, 1.0)
+        net.weight_sigma.uniform_(0.1, 0.3)
+    return net.eval()
+
+
+def one_gaze(weights: torch.Tensor) -> torch.Tensor:
+    """Eyes that look to one side only; opposite directions would cancel in the parameters."""
+    found = weights.clone()
+    for name in ("UpLeft", "UpRight", "InLeft", "OutRight"):
+        found[:, ARKIT_INDEX[f"eyeLook{name}"]] = 0
+    return found
+
+
+def turned(
+    flame: Flame, generator: torch.Generator, distance: float = 0.7, n_shape: int | None = None
+) -> tuple[Params, Camera]:
+    """Two people before pinholes `distance` metres away, whose faces fill two thirds of a crop."""
+    shape = 0.7 * torch.randn(2, n_shape or flame.n_shape, generator=generator)
+    params = params_from_arkit(shape, one_gaze(0.5 * torch.rand(2, 52, generator=generator)))
+    params.root.copy_(torch.tensor([[0.1, -0.4, 0.05], [-0.2, 0.6, -0.1]]))
+    scale, shift = torch.tensor([7.0, 6.0]), torch.tensor([[0.01, -0.02], [-0.03, 0.01]])
+    fov_deg = torch.rad2deg(2 * torch.atan(1 / distance / scale))
+    return params, Camera(scale, shift, fov_deg)
+
+
+def pinhole(placed: torch.Tensor, camera: Camera, side: int) -> torch.Tensor:
+    """Pixels of points by similar triangles, written without the camera's own methods."""
+    place, scale, shift = placed.double(), camera.scale.double(), camera.shift.double()
+    half_fov = torch.deg2rad(camera.fov_deg.double()) / 2
+    distance = 1 / (scale * half_fov.tan())
+    focal = side / 2 / half_fov.tan()
+    ratio = (focal[:, None] / (distance[:, None] - place[..., 2]))[..., None]
+    flat = (place[..., :2] + shift[:, None]) * ratio
+    return side / 2 + flat * flat.new_tensor([1.0, -1.0])
+
+
+def true_answer(
+    flame: Flame, points: LandmarkPoints, params: Params, camera: Camera, n_albedo: int = 43
+) -> CodeAnswer:
+    seen = pinhole(points.on(flame(params).verts), camera, SIDE).float() / SIDE
+    batch = len(seen)
+    generator = torch.Generator().manual_seed(9)
+    return CodeAnswer(
+        Prediction(
+            seen, torch.randn(batch, len(points), generator=generator) * 0.4 - 4, torch.ones(batch)
+        ),
+        params.shape,
+        arkit_from_params(params),
+        axis_angle_to_matrix(params.root),
+        camera.scale * torch.tan(torch.deg2rad(camera.fov_deg) / 2),
+        torch.randn(batch, n_albedo, generator=generator),
+        torch.randn(batch, 9, 3, generator=generator),
+    )
+
+
+def assert_same(one: CodeAnswer, other: CodeAnswer, atol: float) -> None:
+    for name in ("shape", "weights", "rotation", "nearness", "albedo", "light"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=atol, rtol=0)
+    for name in ("mean", "log_sigma", "face_logit"):
+        found, expected = getattr(one.landmarks, name), getattr(other.landmarks, name)
+        torch.testing.assert_close(found, expected, atol=atol, rtol=0)
+
+
+# --- light and labels
+
+
+def test_the_same_light_from_everywhere_stays_what_it_is():
+    dark = torch.zeros(1, 1, 3)
+    ambient = sh_constant(torch.tensor([[0.3, 0.5, 0.7]]))
+    found = matt_light(directional(torch.tensor([[[0.0, 0, 1]]]), dark, ambient))
+    torch.testing.assert_close(found, ambient)
+
+
+def test_a_lamp_is_the_order_two_series_of_the_clamped_cosine(generator):
+    lamps = torch.randn(2, 2, 3, generator=generator)
+    colours = torch.rand(2, 2, 3, generator=generator)
+    normals = torch.nn.functional.normalize(torch.randn(300, 3, generator=generator), dim=1)
+    found = torch.einsum("nk,bkc->bnc", sh_basis(normals), matt_light(directional(lamps, colours)))
+    cosine = torch.einsum("nc,blc->bnl", normals, torch.nn.functional.normalize(lamps, dim=-1))
+    # Legendre series of max(t, 0): 1/4 + t/2 + 5/16 P2(t)
+    series = 0.25 + cosine / 2 + 5 / 32 * (3 * cosine.square() - 1)
+    torch.testing.assert_close(found, series @ colours, atol=3e-3, rtol=0)
+    # its greatest error is 3/32, where the lamp grazes the surface
+    error = (found - cosine.clamp(min=0) @ colours).abs()
+    assert float((error / colours.sum(1, keepdim=True)).max()) < 3 / 32 + 3e-3
+
+
+def test_codes_of_a_picture_put_the_head_where_its_points_are(flame, points, shots):
+    for shot in shots:
+        placed = points.on(flame(shot.codes.params).verts)
+        seen = pinhole(placed, shot.codes.camera, len(shot.rgba))[0].float()
+        torch.testing.assert_close(seen, shot.points, atol=0.02, rtol=0)
+    assert torch.equal(shots[0].codes.params.shape, shots[1].codes.params.shape)  # one person
+
+
+# --- the network's answer
+
+
+def test_six_numbers_that_are_a_rotations_columns_give_it_back(generator):
+    vectors = torch.randn(30, 3, generator=generator)
+    rotations = axis_angle_to_matrix(vectors)
+    six = torch.cat([rotations[:, :, 0] * 3, rotations[:, :, 1] * 0.2 - rotations[:, :, 0]], dim=1)
+    torch.testing.assert_close(rotation_from_six(six), rotations, atol=1e-5, rtol=0)
+
+
+def test_any_six_numbers_give_a_rotation(generator):
+    found = rotation_from_six(torch.randn(200, 6, generator=generator).double())
+    unit = torch.eye(3, dtype=torch.float64).expand_as(found)
+    torch.testing.assert_close(found.transpose(1, 2) @ found, unit, atol=1e-9, rtol=0)
+    torch.testing.assert_close(found.det(), torch.ones(200).double(), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("distance", [0.4, 0.9, 20.0])
+def test_the_camera_of_a_true_answer_puts_points_where_they_were_seen(
+    flame, points, generator, distance
+):
+    params, camera = turned(flame, generator, distance)
+    answer = true_answer(flame, points, params, camera)
+    codes = codes_of(answer, flame, points)
+    found = pinhole(points.on(flame(codes.params).verts), codes.camera, SIDE)
+    off = (found - SIDE * answer.landmarks.mean).norm(dim=-1)
+    assert float(off.max()) < 0.05  # px of 128
+    torch.testing.assert_close(codes.camera.scale, camera.scale, atol=0, rtol=1e-3)
+    torch.testing.assert_close(codes.camera.fov_deg, camera.fov_deg, atol=0, rtol=1e-3)
+    assert torch.equal(codes.light, answer.light) and torch.equal(codes.albedo, answer.albedo)
+
+
+def test_points_that_the_network_doubts_hardly_move_the_camera(flame, points, generator):
+    params, camera = turned(flame, generator)
+    answer = true_answer(flame, points, params, camera)
+    answer.landmarks.mean[:, :17] += 0.1
+    answer.landmarks.log_sigma.fill_(-5.0)
+    answer.landmarks.log_sigma[:, :17] = 0.0
+    found = codes_of(answer, flame, points).camera
+    torch.testing.assert_close(found.scale, camera.scale, atol=0, rtol=1e-3)
+    torch.testing.assert_close(found.shift, camera.shift, atol=1e-4, rtol=0)
+
+
+# --- mirror images
+
+
+def test_the_mirrored_codes_are_those_of_the_mirrored_head(flame, points, generator):
+    flip = code_flip(flame, points, flame.n_shape)
+    params, _ = turned(flame, generator)
+    other = params_from_arkit(
+        params.shape @ flip.shape.T, arkit_from_params(params)[:, flip.weights]
+    )
+    other.root.copy_(params.root * torch.tensor([1.0, -1.0, -1.0]))  # a mirrored turn
+    swapped = flame(params).verts[:, flame.topology.mirror] * MIRROR
+    torch.testing.assert_close(flame(other).verts, swapped, atol=1e-5, rtol=0)
+
+
+def test_identities_are_mirrored_in_any_basis_of_their_space(flame, points, generator):
+    mix = torch.randn(6, 6, generator=generator) + 2 * torch.eye(6)
+    modes = flame.shapedirs[[0, 1, 2, 13, 23, 30]]  # the last three are one-sided
+    basis = torch.einsum("ij,jvc->ivc", mix, modes)
+    own = {name: getattr(flame, name) for name in FlameArrays.__dataclass_fields__}
+    mixed = Flame(FlameArrays(**{**own, "shapedirs": basis}), flame.topology)
+    flip = code_flip(mixed, points, 6)
+    torch.testing.assert_close(flip.shape @ flip.shape, torch.eye(6), atol=1e-4, rtol=0)
+    codes = torch.randn(1, 6, generator=generator)
+    moved = torch.einsum("bi,ivc->bvc", codes, basis)
+    expected = moved[:, flame.topology.mirror] * MIRROR
+    answer = true_answer(flame, points, *turned(flame, generator))[:1]
+    answer = dataclasses.replace(answer, shape=codes)
+    found = torch.einsum("bi,ivc->bvc", mirrored_answer(answer, flip).shape, basis)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_weights_change_sides_and_light_is_seen_from_the_mirrored_side(flame, points, generator):
+    flip = code_flip(flame, points, 10)
+    assert int(flip.weights[ARKIT_INDEX["mouthSmileLeft"]]) == ARKIT_INDEX["mouthSmileRight"]
+    assert int(flip.weights[ARKIT_INDEX["jawOpen"]]) == ARKIT_INDEX["jawOpen"]
+    normals = torch.nn.functional.normalize(torch.randn(50, 3, generator=generator), dim=1)
+    torch.testing.assert_close(sh_basis(normals * MIRROR), sh_basis(normals) * flip.light)
+
+
+def test_the_mirrored_answer_is_that_of_the_mirrored_picture(flame, points, generator):
+    params, camera = turned(flame, generator)
+    answer = true_answer(flame, points, params, camera)
+    flip = code_flip(flame, points, flame.n_shape)
+    found = codes_of(mirrored_answer(answer, flip), flame, points)
+    dense = slice(68, None)  # vertices, mirrored exactly
+    own = pinhole(points.on(flame(params).verts), camera, SIDE)
+    seen = pinhole(points.on(flame(found.params).verts), found.camera, SIDE)
+    expected = own[:, points.flip] * torch.tensor([-1.0, 1.0]) + torch.tensor([SIDE, 0.0])
+    assert float((seen - expected)[:, dense].norm(dim=-1).max()) < 0.5
+    torch.testing.assert_close(
+        found.camera.shift, camera.shift * torch.tensor([-1.0, 1.0]), atol=1e-3, rtol=0
+    )
+
+
+def test_mirroring_an_answer_twice_changes_nothing(flame, points, generator):
+    answer = true_answer(flame, points, *turned(flame, generator))
+    flip = code_flip(flame, points, flame.n_shape)
+    once = mirrored_answer(answer, flip)
+    assert float((once.rotation - answer.rotation).abs().max()) > 0.1
+    assert_same(mirrored_answer(once, flip), answer, 1e-5)
+
+
+def test_the_mean_of_two_turns_about_one_axis_is_the_turn_between(flame, points, generator):
+    params, camera = turned(flame, generator)
+    one = true_answer(flame, points, params, camera)
+    assert_same(mean_answer(one, one), one, 1e-6)
+    axis = torch.tensor([[0.0, 1.0, 0.0]] * 2)
+    left, right = (
+        dataclasses.replace(one, rotation=axis_angle_to_matrix(angle * axis))
+        for angle in (0.1, 0.9)
+    )
+    found = mean_answer(left, right).rotation
+    torch.testing.assert_close(found, axis_angle_to_matrix(0.5 * axis), atol=1e-6, rtol=0)
+
+
+# --- files
+
+
+def test_saved_encoders_come_back(flame, points, tmp_path, generator):
+    net = small_net(points, n_shape=30)
+    path = tmp_path / "net.safetensors"
+    save_code_net(net, path, {"licence": "ours"})
+    loaded = load_code_net(flame, path)
+    assert loaded.config == net.config and loaded.landmarks.config == net.landmarks.config
+    crops = torch.rand(3, 3, SIDE, SIDE, generator=generator)
+    with torch.no_grad():
+        assert_same(loaded(crops), net(crops), 4e-3)  # weights are stored as halves
+    for name in ("shape_sigma", "weight_sigma", "out_mean", "out_scale"):
+        assert torch.equal(getattr(loaded, name), getattr(net, name)), name
+    assert not loaded.training
+
+
+def test_an_encoder_of_another_format_is_refused(tmp_path):
+    from assets.weights import write_tensors
+
+    path = tmp_path / "other.safetensors"
+    write_tensors({"a": torch.zeros(2)}, path, {"format": "else"})
+    with pytest.raises(AssetError, match="is no encoder of this version") as caught:
+        load_code_net(path=path)
+    assert "other.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_encoder_of_another_head_is_refused(flame, points, tmp_path):
+    elsewhere = dataclasses.replace(points, rest=points.rest + 0.01)
+    save_code_net(small_net(elsewhere), tmp_path / "net.safetensors", {})
+    with pytest.raises(AssetError, match="trained on another head"):
+        load_code_net(flame, tmp_path / "net.safetensors")
+
+
+# --- the fit that starts from a guess
+
+
+def guess_of(
+    params: Params, camera: Camera, sigma: tuple[float, float], n_shape: int = 100
+) -> Guess:
+    return Guess(params, camera, torch.full((n_shape,), sigma[0]), torch.full((52,), sigma[1]))
+
+
+def seen_points(flame: Flame, points: LandmarkPoints, params: Params, camera: Camera):
+    return pinhole(points.on(flame(params).verts), camera, SIDE)[0].float()
+
+
+def test_a_fit_that_starts_from_the_truth_stays_there(flame, points, generator):
+    params, camera = turned(flame, generator)
+    params, camera = params[:1], camera[:1]
+    seen = seen_points(flame, points, params, camera)
+    sigmas = torch.full((len(points),), 0.5)
+    found = fit_points(
+        flame, points, seen, sigmas, SIDE, guess=guess_of(params, camera, (1.0, 1.0))
+    )
+    torch.testing.assert_close(found.params.shape, params.shape, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        arkit_from_params(found.params), arkit_from_params(params), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(found.params.root, params.root, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.camera.scale, camera.scale, atol=0, rtol=1e-4)
+    assert torch.equal(found.camera.fov_deg, camera.fov_deg)
+    assert float(found.residual_px.max()) < 0.01
+
+
+def perturbed(params: Params, camera: Camera, generator: torch.Generator) -> tuple[Params, Camera]:
+    shape = params.shape + 0.6 * torch.randn(params.shape.shape, generator=generator)
+    weights = arkit_from_params(params) + 0.15 * torch.randn(1, 52, generator=generator)
+    moved = params_from_arkit(shape, one_gaze(weights.clamp(0, 1)))
+    moved.root.copy_(params.root + 0.05)
+    return moved, dataclasses.replace(camera, scale=camera.scale * 1.05, shift=camera.shift + 0.004)
+
+
+def test_a_sure_guess_is_kept_and_an_unsure_one_gives_way_to_the_points(flame, points, generator):
+    params, camera = turned(flame, generator)
+    params, camera = params[:1], camera[:1]
+    seen = seen_points(flame, points, params, camera)
+    wrong, off = perturbed(params, camera, generator)
+    start = (seen_points(flame, points, wrong, off) - seen).norm(dim=1)
+    assert float(start.mean()) > 2
+
+    blurred = torch.full((len(points),), 6.0)  # points that say little against a sure guess
+    kept = fit_points(flame, points, seen, blurred, SIDE, guess=guess_of(wrong, off, (1e-3, 1e-3)))
+    torch.testing.assert_close(kept.params.shape, wrong.shape, atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        arkit_from_params(kept.params), arkit_from_params(wrong), atol=0.02, rtol=0
+    )
+
+    sharp = torch.full((len(points),), 0.25)
+    found = fit_points(flame, points, seen, sharp, SIDE, guess=guess_of(wrong, off, (5.0, 5.0)))
+    again = seen_points(flame, points, found.params, found.camera)
+    assert float((again - seen).norm(dim=1).mean()) < 0.1
+    torch.testing.assert_close(found.residual_px, (again - seen).norm(dim=1), atol=0.01, rtol=0)
+    # beyond the modes that are fitted the guess stands
+    last = slice(PointFitConfig().n_shape, None)
+    assert torch.equal(found.params.shape[:, last], wrong.shape[:, last])
+
+
+@pytest.mark.parametrize("n_shape", [20, 80])
+def test_a_guess_of_fewer_modes_than_the_heads_is_filled_up(flame, points, generator, n_shape):
+    params, camera = turned(flame, generator, n_shape=n_shape)
+    params, camera = params[:1], camera[:1]
+    seen = seen_points(flame, points, params, camera)
+    sigmas = torch.full((len(points),), 0.5)
+    guess = guess_of(params, camera, (1.0, 1.0), n_shape)
+    found = fit_points(flame, points, seen, sigmas, SIDE, guess=guess)
+    torch.testing.assert_close(found.params.shape[:, :n_shape], params.shape, atol=1e-3, rtol=0)
+    assert float(found.params.shape[:, n_shape:].abs().max()) < 1e-3
+    assert found.params.shape.shape == (1, flame.n_shape)
+
+
+# --- a whole look
+
+
+def picture_of(shot: Shot) -> torch.Tensor:
+    back = torch.full((*shot.rgba.shape[:2], 3), 90, dtype=torch.uint8)
+    return on_background(torch.from_numpy(np.ascontiguousarray(shot.rgba))[None], back[None])
+
+
+def test_one_look_crops_round_the_points_and_gives_finite_codes(flame, points, shots):
+    net, image = small_net(points), picture_of(shots[0])
+    low, high = shots[0].points.amin(0), shots[0].points.amax(0)
+    found = encode_box(image, torch.cat([low, high]), flame, net)
+    assert found.crop.image.shape == (1, 3, SIDE, SIDE)
+    for tensor in values(found.codes):
+        assert bool(torch.isfinite(tensor).all())
+    assert found.codes.params.shape.shape == (1, net.config.n_shape)
+    # the points' bounding square fills two thirds of the crop, in its middle, eyes level
+    seen = found.landmarks
+    inside = found.crop.points(torch.cat([seen.points68, seen.points], 1)[0])
+    low, high = inside.amin(0), inside.amax(0)
+    torch.testing.assert_close((low + high) / 2, torch.full((2,), SIDE / 2), atol=0.05, rtol=0)
+    assert float((high - low).max()) == pytest.approx(SIDE / 1.5, abs=0.1)
+    eyes = inside[42:48].mean(0) - inside[36:42].mean(0)
+    assert abs(float(eyes[1] / eyes[0])) < 1e-3 and float(eyes[0]) > 0
+    # the network's own crop is the picture's pixels
+    middle = found.crop.picture_points(torch.tensor([[SIDE / 2, SIDE / 2]]))[0]
+    torch.testing.assert_close(middle, found.framing.center, atol=0.01, rtol=0)
+    assert torch.equal(found.guess.shape_sigma, net.shape_sigma)
+
+
+def test_a_look_at_the_mirror_image_gives_the_mirrored_codes(flame, points, shots):
+    net, image = small_net(points), picture_of(shots[0])
+    width = image.shape[-1]
+    low, high = shots[0].points.amin(0), shots[0].points.amax(0)
+    plain = encode_box(image, torch.cat([low, high]), flame, net).codes
+    box = torch.stack([width - high[0], low[1], width - low[0], high[1]])
+    other = encode_box(image.flip(-1), box, flame, net).codes
+    flip = code_flip(flame, points, flame.n_shape)
+    torch.testing.assert_close(other.params.shape @ flip.shape.T, plain.params.shape, **LOOSE)
+    weights = arkit_from_params(other.params)[:, flip.weights]
+    torch.testing.assert_close(weights, arkit_from_params(plain.params), **LOOSE)
+    torch.testing.assert_close(other.light * flip.light[:, None], plain.light, **LOOSE)
+    torch.testing.assert_close(other.params.root * -MIRROR, plain.params.root, **LOOSE)
+
+
+LOOSE = {"atol": 5e-3, "rtol": 0.0}  # bilinear crops of mirrored pictures differ by rounding
+
+
+def test_refining_puts_the_heads_points_where_they_were_seen(flame, points, shots):
+    net, shot = small_net(points, n_shape=40), shots[0]
+    low, high = shot.points.amin(0), shot.points.amax(0)
+    encoding = encode_box(picture_of(shot), torch.cat([low, high]), flame, net)
+    fine = torch.full((1, len(points)), 0.3)
+    landmarks = dataclasses.replace(
+        encoding.landmarks,
+        points68=shot.points[None, :68],
+        points=shot.points[None, 68:],
+        sigmas68=fine[:, :68],
+        sigmas=fine[:, 68:],
+    )
+    refined = refine(dataclasses.replace(encoding, landmarks=landmarks), flame, net)
+    placed = points.on(flame(refined.params).verts)
+    seen = encoding.crop.picture_points(pinhole(placed, refined.camera, SIDE)[0].float())
+    # an untrained guess of the perspective leaves something
+    assert float((seen - shot.points).norm(dim=1).mean()) < 1.0
+
+
+def test_a_wider_crop_with_the_same_middle_shows_the_head_smaller(flame, points, generator):
+    params, camera = turned(flame, generator)
+    placed = points.on(flame(params).verts)
+    near = pinhole(placed, camera, SIDE) - SIDE / 2
+    wide = pinhole(placed, seen_by(camera, 1.7), SIDE) - SIDE / 2
+    torch.testing.assert_close(wide, near / 1.7, atol=1e-3, rtol=0)
+
+
+def values(codes: Codes) -> list[torch.Tensor]:
+    params = [getattr(codes.params, field.name) for field in dataclasses.fields(Params)]
+    camera = [codes.camera.scale, codes.camera.shift, codes.camera.fov_deg]
+    return [*params, *camera, codes.albedo, codes.light]
