@@ -13,8 +13,9 @@ from flame.arkit import ARKIT_INDEX, ARKIT_NAMES, mirrored_name
 from flame.camera import Camera
 from flame.light import SH_CONSTANTS, Lights
 from flame.params import LOOK_DEG
+from flame.sliders import RANDOM_LIMIT
 
-SHAPE_LIMIT = 2.5  # standard deviations
+SHAPE_LIMIT = RANDOM_LIMIT  # standard deviations
 _PARTNER = torch.tensor([ARKIT_INDEX[mirrored_name(name)] for name in ARKIT_NAMES])
 
 # What faces do together: (probability, word for captions, range of each ARKit weight).

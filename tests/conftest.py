@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 # Before torch is loaded: its idle threads would spin on the cores that other threads work on.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch  # noqa: E402
+import torch
 
 PACKAGES = ["assets", "avatar", "flame", "deca", "voice", "diffusion"]
 
