@@ -18,6 +18,7 @@ import importlib.util
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,7 @@ Backend = Literal["auto", "reference", "cpu", "torch", "triton", "pytorch3d", "n
 _BACKENDS = ("auto", "reference", "cpu", "torch", "triton", "pytorch3d", "nvdiffrast")
 _COMPILED = (torch.float32, torch.float64)
 _BAND = 64  # rows of an image that are worth a thread
+_PATIENCE_S = 2.0  # loading kernels that are kept on disk takes a fraction of it
 _LARGE = 2**25  # bytes; the C library keeps smaller blocks for the next call
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
 _T = TypeVar("_T")
@@ -74,11 +76,21 @@ _Sums = NDArray[np.float64]
 def load_kernels(name: str) -> ModuleType:
     """The compiled kernels of flame/{name}.py.
 
-    The first call on a machine compiles them, which takes seconds; later ones load them from disk.
+    The first call on a machine compiles them, which takes seconds and is said as a warning; later
+    ones load them from disk.
     """
     start = time.perf_counter()
-    log.info("loading flame.%s (compiled the first time, about 5 s)", name)
-    module = importlib.import_module(f"flame.{name}")
+    patience = threading.Timer(
+        _PATIENCE_S,
+        log.warning,
+        ("compiling flame.%s for this machine, once; this takes some seconds", name),
+    )
+    patience.daemon = True
+    patience.start()
+    try:
+        module = importlib.import_module(f"flame.{name}")
+    finally:
+        patience.cancel()
     log.info("flame.%s was ready after %.1f s", name, time.perf_counter() - start)
     return module
 

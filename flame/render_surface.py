@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import time
 from dataclasses import dataclass
-from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -16,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flame.material import Material
+from flame.raster import load_kernels
 from flame.srgb import srgb_to_linear
-
-log = logging.getLogger(__name__)
 
 OPAQUE_ALPHA = 0.95  # alpha from which a blended fragment hides what is behind it
 _SRGB_STEPS = 4080  # a multiple of 255, so that 8-bit colours are exact
@@ -27,15 +23,9 @@ SRGB_TO_LINEAR: NDArray[np.float32] = (
 )
 
 
-@cache
 def kernels() -> ModuleType:
-    """The compiled kernels; the first call on a machine compiles them, later ones load them."""
-    start = time.perf_counter()
-    log.info("loading the renderer's kernels (the first time they are compiled, about 20 s)")
-    from flame import render_kernels
-
-    log.info("the renderer's kernels were ready after %.1f s", time.perf_counter() - start)
-    return render_kernels
+    """The renderer's compiled kernels; the first call on a machine compiles them."""
+    return load_kernels("render_kernels")
 
 
 @dataclass(frozen=True)
