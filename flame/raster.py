@@ -67,7 +67,12 @@ _COMPILED = (torch.float32, torch.float64)
 _BAND = 64  # rows of an image that are worth a thread
 _PATIENCE_S = 2.0  # loading kernels that are kept on disk takes a fraction of it
 _LARGE = 2**25  # bytes; the C library keeps smaller blocks for the next call
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
+_NUMPY = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
+}
 _T = TypeVar("_T")
 _Sums = NDArray[np.float64]
 

@@ -21,6 +21,7 @@ from flame.raster import (
     Fragments,
     check_indices,
     each,
+    empty,
     homogeneous_pixels,
     load_kernels,
     rasterize,
@@ -85,12 +86,17 @@ def render_sh(
         albedo,
         sh_light,
         faces.long().contiguous(),
-        fragments.face_id.to(torch.int32).contiguous(),
+        _compact(fragments.face_id),
         None if uv is None else uv.to(verts.dtype).contiguous(),
         None if uv_faces is None else uv_faces.long().contiguous(),
         least,
     )
     return ShImage(image, fragments)
+
+
+def _compact(face_id: Tensor) -> Tensor:
+    """Face indices in the four bytes that are kept for the gradients."""
+    return empty(face_id.shape, torch.int32).copy_(face_id)
 
 
 def render_sh_reference(
@@ -167,7 +173,7 @@ class _RenderSh(torch.autograd.Function):
         least: float,
     ) -> Tensor:
         scene = _Scene(verts, normals, albedo, sh_light, faces, face_id, uv, uv_faces, least)
-        image = verts.new_empty(len(verts), 3, *face_id.shape[1:])
+        image = empty((len(verts), 3, *face_id.shape[1:]), verts.dtype)
         pictures, draw = image.numpy(), _kernel(verts.dtype)
         none = verts.new_zeros(0, 0, 0).numpy()
         nothing = verts.new_zeros(0, 0, dtype=torch.float64).numpy()
