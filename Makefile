@@ -50,6 +50,7 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m pytest tests/benchmarks -m "" -s --override-ini "python_files=bench_*.py test_*.py"
+	$(BIN)/python tests/benchmarks/bench_raster.py --memory
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -329,13 +329,14 @@ def run(options: argparse.Namespace) -> None:
     if options.export is not None:
         save_code_net(net, options.export, head_metadata())
     if options.ship:
+        count = len(people) + len(unseen)
         files = save_code_net(net, PACKAGE / SHIPPED_ENCODER, head_metadata())
         register(
             name="encoder",
             purpose="a portrait's codes in one pass: identity, expression, turn, albedo, light",
             licence="MIT",
             attribution="trained on pictures of the shipped head, which is built from ICT-FaceKit",
-            recipe=f"python -m deca.train codes --count {len(people)} --steps {config.steps}",
+            recipe=f"python -m deca.train codes --count {count} --steps {config.steps} --ship",
             files=files,
             seed=config.seed,
             steps=config.steps,
