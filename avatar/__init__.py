@@ -9,21 +9,46 @@ if TYPE_CHECKING:
     from avatar.bundle import Avatar, Manifest
     from avatar.clip import Clip
     from avatar.config import CreateSettings
+    from avatar.expression_gains import Gains
     from avatar.motion import Motion
     from avatar.pipeline import create
     from avatar.progress import Progress
+    from avatar.reconstruct import ReconstructSettings
+    from avatar.track import Track, TrackSettings
+    from avatar.transfer import TransferSettings
+    from avatar.turntable import TurntableSettings
 
 _HOMES = {
     "Avatar": "avatar.bundle",
     "Clip": "avatar.clip",
     "CreateSettings": "avatar.config",
+    "Gains": "avatar.expression_gains",
     "Manifest": "avatar.bundle",
     "Motion": "avatar.motion",
     "Progress": "avatar.progress",
+    "ReconstructSettings": "avatar.reconstruct",
+    "Track": "avatar.track",
+    "TrackSettings": "avatar.track",
+    "TransferSettings": "avatar.transfer",
+    "TurntableSettings": "avatar.turntable",
     "create": "avatar.pipeline",
 }
 
-__all__ = ["Avatar", "Clip", "CreateSettings", "Manifest", "Motion", "Progress", "create"]
+__all__ = [
+    "Avatar",
+    "Clip",
+    "CreateSettings",
+    "Gains",
+    "Manifest",
+    "Motion",
+    "Progress",
+    "ReconstructSettings",
+    "Track",
+    "TrackSettings",
+    "TransferSettings",
+    "TurntableSettings",
+    "create",
+]
 
 
 def __getattr__(name: str) -> object:

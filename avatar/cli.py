@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from assets.errors import AssetError
+from avatar import cli_reconstruct, cli_sliders, cli_track, cli_transfer
 
 app = typer.Typer(
     help="From a photo to a rigged, textured head that speaks.",
@@ -70,7 +71,7 @@ def create(
         hair_color=hair_color,
         seed=seed,
         landmarks=landmarks,
-        box=None if box is None else _parse_box(box),
+        box=None if box is None else parse_box(box),
         fps=fps,
         size=size,
     )
@@ -124,6 +125,12 @@ def sculpt(
         print(out / name)
 
 
+cli_reconstruct.register(app)
+cli_transfer.register(app)
+cli_track.register(app)
+cli_sliders.register(app)
+
+
 @app.command()
 def doctor() -> None:
     """Say what is installed, which models are there, where missing ones go, and their licences."""
@@ -152,7 +159,8 @@ def main() -> None:
         sys.exit(2)
 
 
-def _parse_box(text: str) -> tuple[float, float, float, float]:
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """Four numbers with commas between them."""
     try:
         x, y, width, height = (float(part) for part in text.split(","))
     except ValueError as error:

@@ -69,11 +69,11 @@ def create(
         elif speech.engine != "hibari":
             progress.warn(f"spoken by {speech.engine}; the neural English voice was not usable")
     with progress.stage("load the models"):
-        from deca.landmarks import load_landmark_net
+        from deca.code_net import load_code_net
         from flame.load import load_head
         from flame.outfit import load_outfit
 
-        flame, outfit, net = load_head(), load_outfit(), load_landmark_net()
+        flame, outfit, net = load_head(), load_outfit(), load_code_net()
     with progress.stage("find the face"):
         from deca.reconstruct import locate, reconstruct
 
@@ -84,7 +84,7 @@ def create(
                 "--landmarks"
             )
     with progress.stage("fit shape, pose, light, skin"):
-        found = reconstruct(portrait, located, flame, outfit, progress=progress.step)
+        found = reconstruct(portrait, located, flame, outfit)
     with progress.stage("dress the head"):
         head, materials = _dressed(found, flame, outfit, settings, generator)
     inputs = {"photo": portrait.sha256}
@@ -187,7 +187,7 @@ def _models(found: Reconstruction, speech: Speech | None) -> tuple[ModelUse, ...
     import hashlib
 
     used = []
-    for name in ("head", "outfit", "landmarks"):
+    for name in ("head", "outfit", "landmarks", "encoder"):
         model = shipped_model(name)
         digest = hashlib.sha256("".join(model.files.values()).encode()).hexdigest()
         used.append(ModelUse(name, model.licence, digest, model.attribution))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +25,8 @@ _AUDIO_BLOCK = 1024  # samples of one AAC packet
 _ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox", "h264_mf")
 # numbers of ITU-T H.273, which the file's colour tags are
 _BT709, _STUDIO_RANGE, _FULL_RANGE = 1, 1, 2
+_UNSAID, _BT601 = 2, 5
+_HD_HEIGHT = 720  # px; players take untagged pictures from here on for BT.709, smaller for BT.601
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
 
 
@@ -43,6 +45,45 @@ class VideoConfig:
             raise ValueError(f"preset={self.preset!r} is unknown; choose one of {list(_PRESETS)}")
         if not 32 <= self.audio_kbps <= 320:
             raise ValueError(f"audio_kbps={self.audio_kbps} is out of range; choose 32 to 320")
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One picture of a video, upright as players show it."""
+
+    index: int  # among all pictures of the video
+    time_s: float
+    pixels: UInt8[np.ndarray, "H W 3"]  # sRGB
+
+
+def read_video(path: Path, *, every: int = 1) -> Iterator[Shot]:
+    """Every `every`-th picture of a video, decoded one by one.
+
+    Raises AssetError where the file is no video, or stops being one part of the way through.
+    """
+    if every < 1:
+        raise ValueError(f"every={every}; choose 1 for all pictures of a video, or more")
+    if not Path(path).is_file():
+        raise AssetError(f"{path} is not there; give the path of a video")
+    index = 0
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise AssetError(f"{path} has no picture, only sound; give a video")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for frame in container.decode(stream):
+                if index % every == 0:
+                    time_s = getattr(frame, "time", None)  # some files give their pictures none
+                    if time_s is None:
+                        time_s = index / float(stream.average_rate or 25)
+                    yield Shot(index, float(time_s), _upright(frame))
+                index += 1
+    except av.error.FFmpegError as error:
+        where = f"breaks off after {index} pictures" if index else "cannot be read as a video"
+        raise AssetError(f"{path} {where} ({error}); convert it to MP4 again") from error
+    if index == 0:
+        raise AssetError(f"{path} holds no picture; give another video")
 
 
 def write_video(
@@ -78,6 +119,21 @@ def write_video(
         container.metadata.update({"title": title or path.stem, "comment": comment})
         _encode(container, frames, rate_hz, audio, config)
     return path
+
+
+def _upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    space, span = int(frame.colorspace), int(frame.color_range)
+    if space == _UNSAID:
+        space = _BT709 if frame.height >= _HD_HEIGHT else _BT601
+    pixels = frame.reformat(
+        format="rgb24",
+        src_colorspace=space,
+        src_color_range=span if span == _FULL_RANGE else _STUDIO_RANGE,
+        dst_color_range=_FULL_RANGE,
+    ).to_ndarray()
+    # phones film sideways and say by how much players are to turn, counter-clockwise
+    turns = round(getattr(frame, "rotation", 0) / 90)
+    return np.ascontiguousarray(np.rot90(pixels, turns))
 
 
 def _encode(

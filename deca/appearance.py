@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from deca.codes import Codes
-from deca.fit_photo import face_region
+from deca.face_region import face_region
 from deca.landmark_points import pupil_verts
 from flame.hair import HairStyle, attach
 from flame.interpolate import interpolate

@@ -1,6 +1,7 @@
 """The encoder: one crop of a face to the codes of the shipped head.
 
-It stands on the landmark network: from the same features, and from the points found, it regresses
+A first network finds the points; the encoder looks again at a tight upright crop round them. Its
+backbone says the points once more, and from the same features and the points found it regresses
 identity, expression, the head's turn, perspective, albedo and light (Feng et al. 2021, section 4.1,
 with the head's named expressions). Where the face is in the crop follows from the points by least
 squares, which is more exact than regressing the camera.
@@ -9,7 +10,7 @@ squares, which is more exact than regressing the camera.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -20,8 +21,10 @@ from assets.errors import AssetError
 from assets.store import shipped
 from assets.weights import read_metadata, read_tensors, write_tensors
 from deca.codes import Codes
+from deca.exposure import SkinSamples
 from deca.landmark_points import LandmarkPoints
-from deca.landmarks import CROP_SIDE, LandmarkConfig, LandmarkNet, Prediction
+from deca.landmarks import LandmarkConfig, LandmarkNet, Prediction, load_landmark_net
+from flame.arkit import ARKIT_INDEX, ARKIT_NAMES, mirrored_name
 from flame.camera import Camera
 from flame.model import Flame
 from flame.params import params_from_arkit
@@ -29,19 +32,25 @@ from flame.records import TensorRecord
 from flame.rotation import matrix_to_axis_angle
 
 SHIPPED_ENCODER = "encoder/encoder.safetensors"
+CODE_SIDE = 112  # px of the crop
+CODE_VIEW = 1.05  # the crop's side over the bounding square of the points
 N_ALBEDO = 43
 N_WEIGHTS = 52
-_FORMAT = "code-net-1"
+_FORMAT = "code-net-2"
 _POINTS = ("corners", "bary", "flip", "rest")
+_SKIN = tuple(field.name for field in fields(SkinSamples))
+_COLOUR_SIDE = 8  # the crop's colours are also given as a picture this small
 
 
 @dataclass(frozen=True)
 class CodeConfig:
-    """Size of the regressor that stands on the landmark network."""
+    """Size of the regressors that stand on the backbone."""
 
     n_shape: int = 100
     trunk: int = 384
     hidden: int = 512
+    tones: int = 128  # hidden units of albedo and light
+    rank: int = 96  # of the points' variations that are shown to the regressors
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +63,7 @@ class CodeAnswer(TensorRecord):
     rotation: Float[Tensor, "B 3 3"]  # of the head, in the upright crop's camera
     nearness: Float[Tensor, " B"]  # 1/m, as Camera.nearness
     albedo: Float[Tensor, "B A"]  # standard deviations
-    light: Float[Tensor, "B 9 3"]
+    light: Float[Tensor, "B 9 3"]  # over the mean of its first band: exposure cannot be seen
 
 
 class CodeNet(nn.Module):
@@ -64,19 +73,28 @@ class CodeNet(nn.Module):
     out_scale: Tensor
     shape_sigma: Tensor
     weight_sigma: Tensor
+    shape_mirror: Tensor
+    point_mean: Tensor
+    point_axes: Tensor
 
-    def __init__(self, landmarks: LandmarkNet, config: CodeConfig | None = None) -> None:
+    def __init__(
+        self,
+        landmarks: LandmarkNet,
+        config: CodeConfig | None = None,
+        finder: LandmarkNet | None = None,
+    ) -> None:
         super().__init__()
         self.config = config or CodeConfig()
-        self.landmarks = landmarks
-        widths = landmarks.config.widths
-        cells = (CROP_SIDE >> (1 + len(widths))) ** 2
+        self.landmarks = landmarks  # of the tight crop
+        self.finder = finder  # of a loose one; None while only crops are answered
+        self.skin: SkinSamples | None = None  # None until `complete`
         self.trunk = nn.Sequential(
-            nn.Linear(cells * widths[-1], self.config.trunk, bias=False),
+            nn.Linear(landmarks.n_features, self.config.trunk, bias=False),
             nn.BatchNorm1d(self.config.trunk),
             nn.ReLU(),
         )
-        given = self.config.trunk + landmarks.config.hidden + 2 * len(landmarks.points)
+        seen = self.config.trunk + landmarks.config.hidden
+        given = seen + self.config.rank
         self.mixer = nn.Sequential(
             nn.Linear(given, self.config.hidden, bias=False),
             nn.BatchNorm1d(self.config.hidden),
@@ -85,35 +103,69 @@ class CodeNet(nn.Module):
             nn.BatchNorm1d(self.config.hidden),
             nn.ReLU(),
         )
-        outputs = sum(self.sizes())
-        self.head = nn.Linear(self.config.hidden, outputs)
-        nn.init.zeros_(self.head.bias)
-        with torch.no_grad():
-            self.head.weight.mul_(0.1)
+        outputs, shown = sum(self.sizes()), sum(self.sizes()[-2:])
+        self.head = nn.Linear(self.config.hidden, outputs - shown)
+        colours = 3 * _COLOUR_SIDE**2
+        last = nn.Linear(self.config.tones, shown)
+        self.tones = nn.Sequential(
+            nn.Linear(seen + self.config.rank + colours, self.config.tones, bias=False),
+            nn.BatchNorm1d(self.config.tones),
+            nn.ReLU(),
+            last,
+        )
+        for layer in (self.head, last):
+            nn.init.zeros_(layer.bias)
+            nn.init.normal_(layer.weight, std=0.01)
+        # the points' axes of variation, each to a standard deviation of about one: identity moves
+        # them by hundredths of what the head's turn does
+        self.register_buffer("point_mean", torch.zeros(2 * len(landmarks.points)))
+        self.register_buffer("point_axes", torch.zeros(2 * len(landmarks.points), self.config.rank))
         self.register_buffer("out_mean", torch.zeros(outputs))
         self.register_buffer("out_scale", torch.ones(outputs))
+        # codes of the mirrored head; finding them anew takes ten times as long as using them
+        self.register_buffer("shape_mirror", torch.eye(self.config.n_shape))
         # what is left of identity and expression on people never seen: the prior of a refinement
         self.register_buffer("shape_sigma", torch.ones(self.config.n_shape))
         self.register_buffer("weight_sigma", torch.ones(N_WEIGHTS))
+
+    def complete(self) -> tuple[LandmarkNet, SkinSamples]:
+        """What a whole picture needs beside the network: a finder of points, and skin colours."""
+        if self.finder is None or self.skin is None:
+            raise ValueError(
+                "this encoder answers crops only; load_code_net() gives one for whole pictures"
+            )
+        return self.finder, self.skin
+
+    def flip(self) -> CodeFlip:
+        """How mirroring a crop changes the answer."""
+        return CodeFlip(self.landmarks.flip, self.shape_mirror, *_mirrored_names())
 
     def sizes(self) -> list[int]:
         """Widths of shape, ARKit weights, rotation (6), nearness, albedo and light."""
         return [self.config.n_shape, N_WEIGHTS, 6, 1, N_ALBEDO, 27]
 
-    def forward(self, crops: Float[Tensor, "B 3 128 128"]) -> CodeAnswer:
-        """Codes of crops 0..1 that `deca.landmarks.crop_of` framed; keeps gradients."""
+    def forward(self, crops: Float[Tensor, "B 3 K K"]) -> CodeAnswer:
+        """Codes of crops 0..1, K = CODE_SIDE, of CODE_VIEW round a face; keeps gradients."""
         features = self.landmarks.backbone(crops * 2 - 1)
         points, neck = self.landmarks.read(features)
-        # points about their own middle, in units of their own spread
-        centred = points.mean - points.mean.mean(1, keepdim=True)
-        centred = centred / centred.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-3)
-        mixed = self.mixer(torch.cat([self.trunk(features), neck, centred.flatten(1)], dim=1))
-        out = self.head(mixed) * self.out_scale + self.out_mean
+        varied = (normal_points(points.mean) - self.point_mean) @ self.point_axes
+        seen = torch.cat([self.trunk(features), neck, varied.clamp(-6, 6)], dim=1)
+        colours = nn.functional.adaptive_avg_pool2d(crops, _COLOUR_SIDE).flatten(1)
+        shown = self.tones(torch.cat([seen, 4 * colours - 2], dim=1))
+        out = torch.cat([self.head(self.mixer(seen)), shown], dim=1)
+        out = out * self.out_scale + self.out_mean
         shape, weights, six, nearness, albedo, light = torch.split(out, self.sizes(), dim=1)
         return CodeAnswer(
             points, shape, weights, rotation_from_six(six), nearness[:, 0], albedo,
             light.view(-1, 9, 3),
         )  # fmt: skip
+
+
+def normal_points(points: Float[Tensor, "B L 2"]) -> Float[Tensor, "B L2"]:
+    """Points about their own middle in units of their own spread, x and y in turn."""
+    centred = points - points.mean(1, keepdim=True)
+    spread = centred.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-3)
+    return (centred / spread).flatten(1)
 
 
 def rotation_from_six(six: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 3"]:
@@ -125,13 +177,11 @@ def rotation_from_six(six: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 3"]:
 
 
 @torch.no_grad()
-def codes_of(
-    answer: CodeAnswer, flame: Flame, points: LandmarkPoints, size: float = float(CROP_SIDE)
-) -> Codes:
+def codes_of(answer: CodeAnswer, flame: Flame, points: LandmarkPoints) -> Codes:
     """Codes with the camera that puts the head's points where the network saw them.
 
     The camera's scale and shift are the weighted least squares for the regressed turn and
-    perspective, in crops of `size` pixels.
+    perspective; the light is the answer's own, without exposure.
     """
     weights = answer.weights.clamp(0, 1)
     shape = answer.shape.clamp(-3.5, 3.5)
@@ -188,16 +238,19 @@ class CodeFlip(TensorRecord):
 
 def code_flip(flame: Flame, points: LandmarkPoints, n_shape: int) -> CodeFlip:
     """The mirror images of a head's codes; identities by least squares in their own space."""
-    from flame.arkit import ARKIT_INDEX, ARKIT_NAMES, mirrored_name
-
     basis = flame.shapedirs[:n_shape]
     swapped = basis[:, flame.topology.mirror] * basis.new_tensor([-1.0, 1.0, 1.0])
     flat = basis.flatten(1).double()
     matrix = torch.linalg.lstsq(flat.T, swapped.flatten(1).double().T).solution.float()
+    return CodeFlip(points.flip, matrix, *_mirrored_names())
+
+
+def _mirrored_names() -> tuple[Tensor, Tensor]:
+    """The mirror partners of the ARKit weights, and the signs of light's bands."""
     weights = torch.tensor([ARKIT_INDEX[mirrored_name(name)] for name in ARKIT_NAMES])
     light = torch.ones(9)
     light[[1, 4, 5]] = -1  # x, xy, xz
-    return CodeFlip(points.flip, matrix, weights, light)
+    return weights, light
 
 
 def mean_answer(one: CodeAnswer, two: CodeAnswer) -> CodeAnswer:
@@ -221,14 +274,16 @@ def mean_answer(one: CodeAnswer, two: CodeAnswer) -> CodeAnswer:
 
 def save_code_net(net: CodeNet, path: Path, metadata: dict[str, str]) -> list[Path]:
     """Write the network as safetensors, halves; statistics stay whole."""
-    whole = ("running_", "out_", "_sigma", *_POINTS)
+    whole = ("running_", "out_", "_sigma", "point_", "_mirror", *_POINTS)
     tensors = {
         name: value
         if not value.is_floating_point() or any(part in name for part in whole)
         else value.half()
         for name, value in net.state_dict().items()
-        if "num_batches" not in name
+        if "num_batches" not in name and not name.startswith("finder.")
     }
+    if net.skin is not None:
+        tensors |= {f"skin.{name}": getattr(net.skin, name) for name in _SKIN}
     settings = json.dumps({"codes": asdict(net.config), "points": asdict(net.landmarks.config)})
     return write_tensors(tensors, path, {**metadata, "format": _FORMAT, "config": settings})
 
@@ -247,13 +302,15 @@ def load_code_net(flame: Flame | None = None, path: Path | None = None) -> CodeN
         )
     tensors = read_tensors(source)
     settings = json.loads(metadata["config"])
-    settings["points"]["widths"] = tuple(settings["points"]["widths"])
     points = LandmarkPoints(**{name: tensors[f"landmarks.{name}"] for name in _POINTS})
-    net = CodeNet(
-        LandmarkNet(points, LandmarkConfig(**settings["points"])), CodeConfig(**settings["codes"])
-    )
+    landmarks = LandmarkNet(points, LandmarkConfig.of(settings["points"]))
+    net = CodeNet(landmarks, CodeConfig(**settings["codes"]), load_landmark_net(flame))
     state = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
-    net.load_state_dict(state | {n: t for n, t in net.state_dict().items() if "num_batches" in n})
+    if all(f"skin.{name}" in state for name in _SKIN):
+        net.skin = SkinSamples(**{name: state.pop(f"skin.{name}") for name in _SKIN})
+    given = {n: t for n, t in net.state_dict().items() if n.startswith("finder.")}
+    given |= {n: t for n, t in net.state_dict().items() if "num_batches" in n}
+    net.load_state_dict(state | given)
     if flame is not None:
         points.check(flame)
     return net.eval()

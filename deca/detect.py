@@ -1,4 +1,4 @@
-"""Finding the one face of a portrait, by whatever is at hand; no file is ever downloaded."""
+"""Finding the faces of a picture, by whatever is at hand; no file is ever downloaded."""
 
 from __future__ import annotations
 
@@ -12,29 +12,33 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from assets.store import user_folder
 from deca.crop import crop_square
-from deca.landmarks import CROP_SIDE, CROP_VIEW, LandmarkNet, Landmarks, load_landmark_net
+from deca.face_net import FaceNet, folded, load_face_net
+from deca.face_search import search
+from deca.landmark_points import N_LANDMARKS
+from deca.landmarks import LandmarkNet, Landmarks, crop_of, load_landmark_net
 from flame.records import TensorRecord
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "face-alignment", "mediapipe", "lbp")
+BACKENDS = ("auto", "face-alignment", "mediapipe", "shipped")
 MIN_FACE = 24  # px between chin and brows; below, points are guesses
 BYSTANDER = 0.35  # faces smaller than this share of the largest are not what the photo is of
 
-_LOOK_SIDE = 640  # px; larger pictures are searched at this size
-_FINE_SIDE = 320  # smaller ones are searched at twice their size
-# Where the points' bounding square lies in a box of the cascade, in the box's sides: centre, side.
-_LBP_CENTER, _LBP_SIDE = (0.51, 0.60), 1.2
+_DOUBTFUL = 0.3  # score of the least candidate, taken if the landmark network agrees
+_SURE = (0.55, 0.8)  # scores that are taken at their word, with that network half blind and blind
+_BLIND = (0.058, 0.14)  # its uncertainty then: on profiles it is more, on no face most
+_DOUBTS = 3  # so many candidates are looked at in vain at most
+_ASKEW, _SETTLED = 0.15, 0.6  # rad, overlap: points that moved by more are looked at again
+_SAME = 0.3  # overlap of two boxes of one face
+_UPRIGHT_SIDE, _UPRIGHT_VIEW = 256, 2.4  # px of the crop that the points are looked for in; faces
 _FAN_FILES = ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar")
 _TASK_FILE = "mediapipe/face_landmarker.task"
-_Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +48,8 @@ class Detection(TensorRecord):
     box: Float[Tensor, " 4"]  # left, top, right, bottom of the face, brows to chin
     points68: Float[Tensor, "1 68 2"] | None  # iBUG, where the backend knows them
     backend: str
+    score: float = 1.0  # 0..1, of our own detector
+    roll_rad: float = 0.0  # clockwise in the picture, as `crop_of` has it
 
 
 def detect(
@@ -57,21 +63,41 @@ def detect(
     """The face of a portrait: the user's points or box if given, else the first backend at hand.
 
     Backends in order: face-alignment if its weights are on disk; MediaPipe if installed with its
-    models; scikit-image's cascade, checked by our landmark network (`net`, the shipped one by
-    default). Smaller faces in the background are passed over; no face, or several of like size,
-    are a ValueError.
+    models; the shipped detector with the landmark network `net` (the shipped one by default).
+    Smaller faces in the background are passed over; no face, or several of like size, are a
+    ValueError.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    _check_backend(backend)
     if points is not None:
         return Detection(_box_of(points[0], image), points, "points")
     if box is not None:
         return Detection(_checked_box(box, image), None, "box")
+    found = detect_all(image, backend=backend, net=net)
+    return found[choose([face.box for face in found])]
+
+
+def detect_all(
+    image: Float[Tensor, "1 3 H W"],
+    *,
+    backend: str = "auto",
+    net: LandmarkNet | None = None,
+) -> list[Detection]:
+    """Every face of a picture, the surest first, by the backend that `detect` would take.
+
+    The shipped detector looks for faces of 24 px and more in a picture of 640, turned up to profile
+    and tilted up to 60 degrees; larger pictures are searched at that size.
+    """
+    _check_backend(backend)
     if backend == "face-alignment" or (backend == "auto" and not _missing_fan()):
         return _by_face_alignment(image)
     if backend == "mediapipe" or (backend == "auto" and _has_mediapipe()):
         return _by_mediapipe(image)
-    return _by_cascade(image, net or _shipped_net())
+    return shipped_faces(image, _face_net(), net or _landmark_net())
+
+
+def _check_backend(backend: str) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
 
 
 def _checked_box(box: tuple[float, float, float, float], image: Tensor) -> Tensor:
@@ -109,7 +135,7 @@ def choose(boxes: list[Float[Tensor, " 4"]]) -> int:
     """The index of the face that the portrait is of; none or several alike are a ValueError."""
     if not boxes:
         raise ValueError(
-            "no face was found in the picture; give one that shows a face from the front, or say "
+            "no face was found in the picture; give one that shows a face more clearly, or say "
             "where it is with --box x,y,width,height"
         )
     sides = [float((box[2:] - box[:2]).max()) for box in boxes]
@@ -133,11 +159,11 @@ def _missing_fan() -> list[Path]:
     return [folder / name for name in _FAN_FILES if not (folder / name).is_file()]
 
 
-def _by_face_alignment(image: Tensor) -> Detection:
+def _by_face_alignment(image: Tensor) -> list[Detection]:
     if missing := _missing_fan():
         raise ValueError(
             f"backend 'face-alignment' needs {missing[0]}, which is not there; fetch it from "
-            "https://www.adrianbulat.com/downloads/python-fan/ or choose backend 'lbp'"
+            "https://www.adrianbulat.com/downloads/python-fan/ or choose backend 'shipped'"
         )
     import face_alignment
 
@@ -146,10 +172,11 @@ def _by_face_alignment(image: Tensor) -> Detection:
     )
     found = finder.get_landmarks_from_image(_bytes(image)) or []
     faces = [torch.from_numpy(np.asarray(points, np.float32)) for points in found]
-    boxes = [torch.cat([face.amin(0), face.amax(0)]) for face in faces]
-    index = choose(boxes)
     # its heat maps count pixels from their corners
-    return Detection(boxes[index] + 0.5, faces[index][None] + 0.5, "face-alignment")
+    return [
+        Detection(torch.cat([face.amin(0), face.amax(0)]) + 0.5, face[None] + 0.5, "face-alignment")
+        for face in faces
+    ]
 
 
 # --- MediaPipe ------------------------------------------------------------------------------------
@@ -162,11 +189,11 @@ def _has_mediapipe() -> bool:
     return legacy or (user_folder() / _TASK_FILE).is_file()
 
 
-def _by_mediapipe(image: Tensor) -> Detection:
+def _by_mediapipe(image: Tensor) -> list[Detection]:
     if not _has_mediapipe():
         raise ValueError(
             "backend 'mediapipe' needs mediapipe 0.10.21, or a later one and "
-            f"{user_folder() / _TASK_FILE}; install it or choose backend 'lbp'"
+            f"{user_folder() / _TASK_FILE}; install it or choose backend 'shipped'"
         )
     import mediapipe
 
@@ -188,12 +215,14 @@ def _by_mediapipe(image: Tensor) -> Detection:
         with vision.FaceLandmarker.create_from_options(options) as finder:
             picture = mediapipe.Image(mediapipe.ImageFormat.SRGB, _bytes(image))
             meshes = list(finder.detect(picture).face_landmarks)
-    boxes = []
+    found_faces = []
     for mesh_points in meshes:
         points = torch.tensor([[point.x * width, point.y * height] for point in mesh_points])
-        boxes.append(torch.cat([points.amin(0), points.amax(0)]))
-    # its 468 points are not the 68: published tables between them are off by 4 % of the eyes' span
-    return Detection(boxes[choose(boxes)], None, "mediapipe")
+        # its 468 points are not the 68: published tables between them are off by 4 % of the eyes'
+        # span
+        box = torch.cat([points.amin(0), points.amax(0)])
+        found_faces.append(Detection(box, None, "mediapipe"))
+    return found_faces
 
 
 def _bytes(image: Tensor) -> NDArray[np.uint8]:
@@ -201,162 +230,92 @@ def _bytes(image: Tensor) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
-# --- scikit-image's cascade and our network -------------------------------------------------------
+# --- our detector and our landmark network --------------------------------------------------------
 
 
 @cache
-def _shipped_net() -> LandmarkNet:
+def _landmark_net() -> LandmarkNet:
     return load_landmark_net()
 
 
 @cache
-def _cascade() -> Any:
-    from skimage import data
-    from skimage.feature import Cascade
-
-    return Cascade(data.lbp_frontal_face_cascade_filename())
+def _face_net() -> FaceNet:
+    return folded(load_face_net())
 
 
-def _by_cascade(image: Tensor, net: LandmarkNet) -> Detection:
-    """Candidates of the cascade, upright then tilted; then of the network; each looked at."""
-    scale = _search_scale(image)
-    small = F.interpolate(
-        image, scale_factor=scale, mode="bilinear", antialias=True, align_corners=False,
-        recompute_scale_factor=False,
-    )  # fmt: skip
-    faces: list[Landmarks] = []
-    for tilt_deg in (0.0, -20.0, 20.0):
-        candidates = [box / scale for box in cascade_boxes(small, tilt_deg)]
-        faces = confirmed(image, candidates, net)
-        if faces:
+def shipped_faces(
+    image: Float[Tensor, "1 3 H W"], finder: FaceNet, net: LandmarkNet
+) -> list[Detection]:
+    """The detector's faces; those that it doubts only where the landmark network sees one too."""
+    found = search(image, finder, least=_DOUBTFUL)
+    faces: list[Detection] = []
+    doubts = 0
+    for box, score, roll in zip(
+        found.boxes, found.scores.tolist(), found.rolls.tolist(), strict=True
+    ):
+        if doubts == _DOUBTS:
             break
-    if not faces:
-        faces = confirmed(image, [box / scale for box in scan_boxes(small, net)], net)
-    boxes = [_square(face) for face in faces]
-    index = choose(boxes)
-    return Detection(boxes[index], faces[index].points68, "lbp")
-
-
-def _search_scale(image: Tensor) -> float:
-    height, width = image.shape[-2:]
-    if max(height, width) > _LOOK_SIDE:
-        return _LOOK_SIDE / max(height, width)
-    return 2.0 if max(height, width) < _FINE_SIDE else 1.0
-
-
-def cascade_boxes(
-    image: Float[Tensor, "1 3 H W"], tilt_deg: float = 0.0
-) -> list[Float[Tensor, " 4"]]:
-    """Face boxes (brows to chin) by the LBP cascade, in a picture turned by `tilt_deg`.
-
-    Boxes come back upright in the picture as given. The cascade knows frontal faces only.
-    """
-    height, width = image.shape[-2:]
-    grey = (image[0] * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
-    turn, extent = np.eye(2), (width, height)
-    middle = np.array([width / 2, height / 2])
-    if tilt_deg:
-        side = math.hypot(width, height)
-        tilted = crop_square(
-            grey.expand(1, 3, -1, -1), torch.tensor(middle, dtype=torch.float32), side,
-            round(side), math.radians(tilt_deg),
-        )  # fmt: skip
-        grey = tilted.image[0, 0]
-        cosine, sine = math.cos(math.radians(tilt_deg)), math.sin(math.radians(tilt_deg))
-        turn, extent = np.array([[cosine, -sine], [sine, cosine]]), (round(side), round(side))
-    pixels = np.ascontiguousarray((grey.clamp(0, 1) * 255).numpy().astype(np.uint8))
-    largest = min(pixels.shape)
-    if largest < 32:
-        return []
-    found = _cascade().detect_multi_scale(
-        img=pixels,
-        scale_factor=1.2,
-        step_ratio=1.3,
-        min_size=(max(28, largest // 14),) * 2,
-        max_size=(largest, largest),
-        min_neighbor_number=2,
-    )
-    boxes = []
-    for hit in found:
-        side = _LBP_SIDE * hit["width"]
-        center = np.array([hit["c"], hit["r"]]) + np.array(_LBP_CENTER) * hit["width"]
-        center = turn @ (center - np.array(extent) / 2) + middle
-        boxes.append(
-            torch.tensor([*(center - side / 2), *(center + side / 2)], dtype=torch.float32)
-        )
-    return boxes
-
-
-def scan_boxes(
-    image: Float[Tensor, "1 3 H W"], net: LandmarkNet, keep: int = 4
-) -> list[Float[Tensor, " 4"]]:
-    """The places where the network itself sees a face, best first: it knows turned heads too."""
-    boxes: list[tuple[float, float, float, float]] = []
-    windows: list[Tensor] = []
-    side = 0.8 * min(image.shape[-2:])
-    smallest = max(40.0, 0.13 * max(image.shape[-2:]))
-    while side > smallest:
-        # at this scale a window of the network's size shows a face of `side` as training did
-        scale = CROP_SIDE / (CROP_VIEW * side)
-        level = F.interpolate(
-            image, scale_factor=scale, mode="bilinear", antialias=True, align_corners=False
-        )
-        level = F.pad(level, (CROP_SIDE // 2,) * 4, mode="replicate")
-        for row in _places(level.shape[-2]):
-            for column in _places(level.shape[-1]):
-                windows.append(level[..., row : row + CROP_SIDE, column : column + CROP_SIDE])
-                # padding and half a window cancel: the window's corner is its middle unpadded
-                x, y = column / scale, row / scale
-                boxes.append((x - side / 2, y - side / 2, x + side / 2, y + side / 2))
-        side *= 0.64
-    if not boxes:
-        return []
-    crops = torch.cat(windows)
-    with torch.no_grad():
-        logits = torch.cat([net.eval()(part).face_logit for part in torch.split(crops, 64)])
-    order = logits.argsort(descending=True)
-    chosen: list[Tensor] = []
-    for index in order.tolist():
-        box = torch.tensor(boxes[index], dtype=torch.float32)
-        if logits[index] < 0 or len(chosen) == keep:
-            break
-        if all(overlap(box, other) < 0.3 for other in chosen):
-            chosen.append(box)
-    return chosen
-
-
-def _places(extent: int) -> range:
-    """Offsets of windows along an axis that was padded by half a window on both sides."""
-    # faces are not cut off by more than a third
-    edge, step = CROP_SIDE // 5, CROP_SIDE // 3
-    return range(edge, extent - CROP_SIDE - edge + 1, step)
-
-
-def confirmed(
-    image: Float[Tensor, "1 3 H W"], boxes: list[Float[Tensor, " 4"]], net: LandmarkNet
-) -> list[Landmarks]:
-    """What the network makes of each candidate, where it is sure; one entry a face."""
-    faces: list[Landmarks] = []
-    for box in boxes:
-        found = net.predict(image, box, thorough=False)
+        seen, points, tilt = _looked_at(image, box, roll, net)
+        square = _square(points)
+        middle = (square[:2] + square[2:]) / 2
+        agreed = seen.is_face() and bool(((middle > box[:2]) & (middle < box[2:])).all())
         log.debug(
-            "candidate %s: face %.2f, sigma %.3f, disagreement %.3f",
-            box.tolist(), found.face_probability, found.uncertainty(), found.disagreement,
+            "candidate %s: score %.2f, face %.2f, uncertainty %.3f, agreed %s",
+            box.tolist(), score, seen.face_probability, seen.uncertainty(), agreed,
         )  # fmt: skip
-        if not found.is_face():
+        if any(overlap(face.box, square if agreed else box) > _SAME for face in faces):
             continue
-        rival = [n for n, face in enumerate(faces) if overlap(_square(face), _square(found)) > 0.3]
-        if not rival:
-            faces.append(found)
-        elif found.uncertainty() < faces[rival[0]].uncertainty():
-            faces[rival[0]] = found
+        if agreed:
+            faces.append(Detection(square, points[None, :N_LANDMARKS], "shipped", score, tilt))
+        elif score >= _wanted(seen):
+            faces.append(Detection(box.clone(), None, "shipped", score, roll))
+        else:
+            doubts += 1
     return faces
 
 
-def _square(face: Landmarks) -> Tensor:
+def _wanted(seen: Landmarks) -> float:
+    """The score that is taken at its word, by how unsure that network is; it knows no profiles."""
+    blind = (seen.uncertainty() - _BLIND[0]) / (_BLIND[1] - _BLIND[0])
+    return _SURE[0] + (_SURE[1] - _SURE[0]) * min(max(blind, 0.0), 1.0)
+
+
+def _looked_at(
+    image: Tensor, box: Float[Tensor, " 4"], roll_rad: float, net: LandmarkNet
+) -> tuple[Landmarks, Float[Tensor, "L 2"], float]:
+    """What the landmark network sees, its points in the picture and their roll.
+
+    Where it is unsure it looks again, at most twice, as the points of the look before suggest.
+    """
+    seen, points = _seen_upright(image, box, roll_rad, net)
+    for _ in range(2):
+        square, better_roll = _square(points), crop_of(points)[2]
+        settled = abs(better_roll - roll_rad) < _ASKEW and overlap(square, box) > _SETTLED
+        if seen.is_face() or settled:
+            break
+        box, roll_rad = square, better_roll
+        seen, points = _seen_upright(image, box, roll_rad, net)
+    return seen, points, crop_of(points)[2]
+
+
+def _seen_upright(
+    image: Tensor, box: Float[Tensor, " 4"], roll_rad: float, net: LandmarkNet
+) -> tuple[Landmarks, Float[Tensor, "L 2"]]:
+    """What the landmark network sees in an upright crop, and its points in the picture."""
+    side = float((box[2:] - box[:2]).max())
+    crop = crop_square(
+        image, (box[:2] + box[2:]) / 2, _UPRIGHT_VIEW * side, _UPRIGHT_SIDE, roll_rad
+    )
+    half = _UPRIGHT_SIDE / _UPRIGHT_VIEW / 2
+    middle = _UPRIGHT_SIDE / 2
+    upright = torch.tensor([middle - half, middle - half, middle + half, middle + half])
+    seen = net.predict(crop.image, upright, passes=2, thorough=False)
+    return seen, crop.picture_points(torch.cat([seen.points68, seen.points], dim=1)[0])
+
+
+def _square(points: Float[Tensor, "L 2"]) -> Tensor:
     """The bounding square of a face's points."""
-    both = torch.cat([face.points68, face.points], dim=1)[0]
-    low, high = both.amin(0), both.amax(0)
+    low, high = points.amin(0), points.amax(0)
     half = (high - low).max() / 2
     return torch.cat([(low + high) / 2 - half, (low + high) / 2 + half])
 

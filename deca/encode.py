@@ -1,4 +1,4 @@
-"""One pass from a portrait to codes, and their refinement against the points."""
+"""One pass from a portrait to codes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deca.code_net import CodeNet, code_flip, codes_of, mean_answer, mirrored_answer
+from deca.code_net import (
+    CODE_SIDE,
+    CODE_VIEW,
+    CodeNet,
+    codes_of,
+    mean_answer,
+    mirrored_answer,
+)
 from deca.codes import Codes, Crop
 from deca.crop import crop_square
 from deca.detect import detect
-from deca.fit_points import Guess, PointFit, PointFitConfig, fit_points
-from deca.landmarks import CROP_SIDE, CROP_VIEW, Landmarks, crop_of
+from deca.exposure import exposed
+from deca.guess import Guess
+from deca.landmark_points import N_LANDMARKS
+from deca.landmarks import Landmarks, crop_of
 from deca.portrait import Portrait
 from flame.camera import Camera
 from flame.model import Flame
@@ -35,7 +44,7 @@ class Framing:
 class Encoding:
     """What the encoder says of one face."""
 
-    codes: Codes  # for the crop of side CROP_VIEW * framing.side
+    codes: Codes  # for the crop of side CODE_VIEW * framing.side
     crop: Crop
     landmarks: Landmarks  # picture px
     framing: Framing
@@ -51,7 +60,8 @@ def encode(
     passes: int = 2,
 ) -> Encoding:
     """Codes of the one face of a portrait; errors are those of `deca.detect.detect`."""
-    detection = detect(portrait.image, box=box, net=net.landmarks)
+    finder, _ = net.complete()
+    detection = detect(portrait.image, box=box, net=finder)
     return encode_box(portrait.image, detection.box, flame, net, passes=passes)
 
 
@@ -64,30 +74,26 @@ def encode_box(
     *,
     passes: int = 2,
 ) -> Encoding:
-    """Codes of the face in `box` (left, top, right, bottom; px): points, an upright crop, codes."""
-    landmarks = net.landmarks.predict(image, box, passes=passes, thorough=False)
-    points = torch.cat([landmarks.points68, landmarks.points], dim=1)[0]
-    center, side, roll = crop_of(points)
-    crop = crop_square(image, center, CROP_VIEW * side, CROP_SIDE, roll)
+    """Codes of the face in `box` (left, top, right, bottom; px): points, a tight crop, codes."""
+    finder, skin = net.complete()
+    found = finder.predict(image, box, passes=passes, thorough=False)
+    center, side, roll = crop_of(torch.cat([found.points68, found.points], dim=1)[0])
+    crop = crop_square(image, center, CODE_VIEW * side, CODE_SIDE, roll)
     both = net(torch.cat([crop.image, crop.image.flip(-1)]))
-    flip = code_flip(flame, net.landmarks.points, net.config.n_shape)
-    answer = mean_answer(both[:1], mirrored_answer(both[1:], flip))
+    answer = mean_answer(both[:1], mirrored_answer(both[1:], net.flip()))
     codes = codes_of(answer, flame, net.landmarks.points)
+    codes = exposed(codes, crop.image, flame, skin)
+    points = crop.picture_points(answer.landmarks.mean[0] * CODE_SIDE)[None]
+    sigmas = answer.landmarks.log_sigma.exp() * CODE_VIEW * side
+    landmarks = dataclasses.replace(
+        found,
+        points=points[:, N_LANDMARKS:],
+        sigmas=sigmas[:, N_LANDMARKS:],
+        points68=points[:, :N_LANDMARKS],
+        sigmas68=sigmas[:, :N_LANDMARKS],
+    )
     guess = Guess(codes.params, codes.camera, net.shape_sigma, net.weight_sigma)
     return Encoding(codes, crop, landmarks, Framing(center, side, roll), guess)
-
-
-def refine(
-    encoding: Encoding, flame: Flame, net: CodeNet, config: PointFitConfig | None = None
-) -> PointFit:
-    """Codes that also put the head's points where they were seen; the encoder is the prior."""
-    found, ratio = encoding.landmarks, CROP_SIDE / (CROP_VIEW * encoding.framing.side)
-    points = torch.cat([found.points68, found.points], dim=1)[0]
-    sigmas = torch.cat([found.sigmas68, found.sigmas], dim=1)[0]
-    seen = encoding.crop.points(points)
-    return fit_points(
-        flame, net.landmarks.points, seen, sigmas * ratio, CROP_SIDE, config, encoding.guess
-    )
 
 
 def seen_by(camera: Camera, ratio: float) -> Camera:

@@ -34,12 +34,27 @@ _POINTS = tuple(field.name for field in fields(LandmarkPoints))
 
 @dataclass(frozen=True)
 class LandmarkConfig:
-    """Width of the network; small enough for one CPU core."""
+    """Size of the network; small enough for one CPU core."""
 
     stem: int = 16
     widths: tuple[int, ...] = (24, 48, 96, 128)  # at 1/4, 1/8, 1/16 and 1/32 of the crop
     hidden: int = 256
     rank: int = 96  # ways in which the points vary together
+    blocks: tuple[int, ...] = (1, 1, 1, 0)  # residual blocks at each width
+    side: int = CROP_SIDE  # px of its crops
+
+    def __post_init__(self) -> None:
+        if len(self.blocks) != len(self.widths):
+            raise ValueError(
+                f"blocks={self.blocks} and widths={self.widths} differ in length; give one number "
+                "of blocks a width"
+            )
+
+    @staticmethod
+    def of(settings: dict[str, object]) -> LandmarkConfig:
+        """Settings as JSON keeps them, where tuples are lists."""
+        rows = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return LandmarkConfig(**rows)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +127,15 @@ class LandmarkNet(nn.Module):
             self.register_buffer(name, getattr(points, name))
         widths = self.config.widths
         layers = [_convolution(3, self.config.stem, 2)]
-        for given, width in zip((self.config.stem, *widths), widths, strict=False):
+        for given, width, blocks in zip(
+            (self.config.stem, *widths[:-1]), widths, self.config.blocks, strict=True
+        ):
             layers.append(_convolution(given, width, 2))
-            if width != widths[-1]:
-                layers.append(nn.Sequential(_Residual(width)))
+            if blocks:
+                layers.append(nn.Sequential(*[_Residual(width) for _ in range(blocks)]))
         self.backbone = nn.Sequential(*layers, nn.Flatten())
-        cells = (CROP_SIDE >> (1 + len(widths))) ** 2
         self.neck = nn.Sequential(
-            nn.Linear(cells * widths[-1], self.config.hidden, bias=False),
+            nn.Linear(self.n_features, self.config.hidden, bias=False),
             nn.BatchNorm1d(self.config.hidden),
             nn.ReLU(),
         )
@@ -131,6 +147,12 @@ class LandmarkNet(nn.Module):
         nn.init.constant_(self.sigma_head.bias, math.log(0.05))
 
     @property
+    def n_features(self) -> int:
+        """Numbers that the backbone says of a crop."""
+        cells: int = -(-self.config.side // (2 << len(self.config.widths)))
+        return cells * cells * self.config.widths[-1]
+
+    @property
     def points(self) -> LandmarkPoints:
         """What the outputs are on the head: 68 points, then vertices."""
         return LandmarkPoints(**{name: getattr(self, name) for name in _POINTS})
@@ -140,7 +162,7 @@ class LandmarkNet(nn.Module):
         """The head's vertices that `Landmarks.points` are, the two pupils last."""
         return self.corners[N_LANDMARKS:, 0]
 
-    def forward(self, crops: Float[Tensor, "B 3 128 128"]) -> Prediction:
+    def forward(self, crops: Float[Tensor, "B 3 K K"]) -> Prediction:
         """Points in crops 0..1; keeps gradients."""
         return self.read(self.backbone(crops * 2 - 1))[0]
 
@@ -312,9 +334,8 @@ def load_landmark_net(flame: Flame | None = None, path: Path | None = None) -> L
         )
     tensors = read_tensors(source)
     settings = json.loads(metadata["config"])
-    settings["widths"] = tuple(settings["widths"])
     points = LandmarkPoints(**{name: tensors[name] for name in _POINTS})
-    net = LandmarkNet(points, LandmarkConfig(**settings))
+    net = LandmarkNet(points, LandmarkConfig.of(settings))
     state = {
         name: value.float() if value.is_floating_point() else value
         for name, value in tensors.items()

@@ -1,8 +1,8 @@
-"""Portrait to codes and textured head: detection, points, analysis by synthesis, unprojection."""
+"""Portrait to codes and textured head: encoder, analysis by synthesis, unprojection."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -10,43 +10,43 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deca.appearance import HairGuess, Rgb, hair_guess, iris_color
+from deca.code_net import CODE_VIEW, CodeNet
 from deca.codes import Codes, Crop
 from deca.crop import crop_square
 from deca.detect import Detection, detect
-from deca.fit_photo import PhotoFitConfig, fit_photo
-from deca.fit_points import PointFitConfig, fit_points
+from deca.encode import Encoding, encode_box, seen_by
+from deca.fit_pixels import PixelFitConfig
 from deca.landmark_points import N_LANDMARKS, LandmarkPoints
-from deca.landmarks import LandmarkNet, crop_of
 from deca.portrait import Portrait
+from deca.refine import Refiner
 from deca.texture import SkinTexture, TextureConfig, skin_texture
 from flame.model import Flame
 from flame.outfit import Outfit
 
-Steps = Callable[[int, int], None]
 Box = tuple[float, float, float, float]
 
 FIT_SIZE = 224  # px, as DECA
 VIEW = 1.9  # side of the crop in sides of the points' square: room for hair and chin
-_GIVEN_SIGMA = 0.012  # of the face's side: how well a person places points
 
 
 @dataclass(frozen=True)
 class ReconstructConfig:
     """Settings of the stages."""
 
-    points: PointFitConfig = PointFitConfig()  # noqa: RUF009 - frozen
-    photo: PhotoFitConfig = PhotoFitConfig()  # noqa: RUF009 - frozen
+    pixels: PixelFitConfig = PixelFitConfig()  # noqa: RUF009 - frozen
     texture: TextureConfig = TextureConfig()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """Points of the one face of a portrait, and the crop that the fit looks at."""
+    """Points of the one face of a portrait, what the encoder says of it, and a crop round it."""
 
     detection: Detection
+    encoding: Encoding
+    network_points: LandmarkPoints  # what the encoding's landmarks are
+    given68: Float[Tensor, "1 68 2"] | None
     carried: LandmarkPoints  # which points of the head they are
     points: Float[Tensor, "L 2"]  # picture px
-    sigmas: Float[Tensor, " L"]  # picture px
     crop: Crop  # FIT_SIZE
     center: Float[Tensor, 2]
     side: float
@@ -73,31 +73,28 @@ class Reconstruction:
 def locate(
     portrait: Portrait,
     flame: Flame,
-    net: LandmarkNet,
+    net: CodeNet,
     *,
     box: Box | None = None,
     points68: Float[Tensor, "1 68 2"] | None = None,
 ) -> Located:
-    """Find the face and its points; errors are those of `deca.detect.detect`."""
+    """Find the face, its points and first codes; errors are those of `deca.detect.detect`."""
     image = portrait.image
-    detection = detect(image, box=box, points=points68, net=net)
-    net.points.check(flame)
-    sure = True
+    finder, _ = net.complete()
+    detection = detect(image, box=box, points=points68, net=finder)
+    encoding = encode_box(image, detection.box, flame, net, passes=3)
+    found, carried = encoding.landmarks, net.landmarks.points
+    points = torch.cat([found.points68, found.points], dim=1)[0]
+    sure = found.is_face() or points68 is not None
     if points68 is not None:
-        points = points68[0]
-        carried = _first(net.points, N_LANDMARKS)
-        span = float((points.amax(0) - points.amin(0)).max())
-        sigmas = torch.full((N_LANDMARKS,), _GIVEN_SIGMA * span)
-    else:
-        found = net.predict(image, detection.box)
-        sure = found.is_face()
-        points = torch.cat([found.points68, found.points], dim=1)[0]
-        sigmas = torch.cat([found.sigmas68, found.sigmas], dim=1)[0]
-        carried = net.points
-    center, side, roll = crop_of(points)
-    side = VIEW * side
-    crop = crop_square(image, center, side, FIT_SIZE, roll)
-    return Located(detection, carried, points, sigmas, crop, center, side, roll, sure)
+        points, carried = points68[0], _first(carried, N_LANDMARKS)
+    framing = encoding.framing
+    side = VIEW * framing.side
+    crop = crop_square(image, framing.center, side, FIT_SIZE, framing.roll_rad)
+    return Located(
+        detection, encoding, net.landmarks.points, points68, carried, points, crop,
+        framing.center, side, framing.roll_rad, sure,
+    )  # fmt: skip
 
 
 def reconstruct(
@@ -106,28 +103,17 @@ def reconstruct(
     flame: Flame,
     outfit: Outfit,
     config: ReconstructConfig | None = None,
-    progress: Steps | None = None,
 ) -> Reconstruction:
     """Codes, texture and appearance of a located face."""
     config = config or ReconstructConfig()
     ratio = FIT_SIZE / located.side
-    points, sigmas = located.crop.points(located.points), located.sigmas * ratio
-    start = fit_points(flame, located.carried, points, sigmas, FIT_SIZE, config.points)
-    codes = fit_photo(
-        flame,
-        outfit.albedo,
-        located.crop.image,
-        start,
-        located.carried,
-        points,
-        sigmas,
-        config.photo,
-        progress,
-    )
+    refine = Refiner(flame, located.network_points, outfit.albedo)
+    codes = refine(portrait.image, located.encoding, config.pixels, points68=located.given68)
+    codes = dataclasses.replace(codes, camera=seen_by(codes.camera, VIEW / CODE_VIEW))
     with torch.no_grad():
         fitted = located.carried.on(flame(codes.params).verts)
         seen = codes.camera.project(fitted, (FIT_SIZE, FIT_SIZE))[0, :, :2]
-        error = (seen - points).norm(dim=1) / ratio
+        error = (seen - located.crop.points(located.points)).norm(dim=1) / ratio
     fine = located.closer(portrait.image, _fine_size(located.side))
     texture = skin_texture(flame, outfit.albedo, codes, fine.image, config.texture)
     return Reconstruction(

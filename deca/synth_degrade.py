@@ -20,6 +20,7 @@ from deca.landmarks import CROP_VIEW
 class FramingConfig:
     """How far crops may be off; close ones are like those of the second look."""
 
+    view: float = CROP_VIEW  # the crop's side over the bounding square of the points
     close_share: float = 0.65
     close: tuple[float, float, float] = (0.08, 0.03, 6.0)  # ln scale, shift, roll in degrees
     wide: tuple[float, float, float] = (0.30, 0.12, 28.0)
@@ -47,7 +48,7 @@ def framing(
     turned = torch.einsum("bij,blj->bli", upright, points)
     low, high = turned.amin(1), turned.amax(1)
     center = torch.einsum("bji,bj->bi", upright, (low + high) / 2)
-    side = CROP_VIEW * (high - low).amax(1)
+    side = config.view * (high - low).amax(1)
     is_close = torch.rand(batch, generator=generator) < config.close_share
     close, wide = torch.tensor(config.close), torch.tensor(config.wide)
     spread = torch.where(is_close[:, None], close, wide)
@@ -131,6 +132,25 @@ def degrade(
         quality = int(torch.randint(25, 90, (), generator=generator))
         crops[index] = _jpeg(crops[index], quality)
     return crops
+
+
+def sense(
+    image: Float[np.ndarray, "H W 3"], noise: float, rng: np.random.Generator
+) -> UInt8[np.ndarray, "H W 3"]:
+    """An sRGB picture 0..1 as a sensor reads it: shot noise of variance noise x linear light.
+
+    A hundredth of `noise` comes with no light at all; neighbours share a part, as demosaicking and
+    the camera's own smoothing leave it. 0 only rounds.
+    """
+    if noise == 0:
+        return np.asarray((image * 255).round().clip(0, 255).astype(np.uint8))
+    # sRGB's curve as a cubic, exact to a thousandth
+    linear = image * (0.012523 + image * (0.682171 + 0.305306 * image))
+    grain = rng.standard_normal(image.shape, np.float32)
+    grain = 0.8 * grain + 0.4 * np.roll(grain, 1, 0) + 0.4 * np.roll(grain, 1, 1)
+    slope = 0.012523 + image * (1.364342 + 0.915918 * image)
+    stored = image + grain * np.sqrt(noise * (linear + 0.01)) / np.maximum(slope, 0.12)
+    return np.asarray((stored * 255).round().clip(0, 255).astype(np.uint8))
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:

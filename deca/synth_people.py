@@ -63,14 +63,14 @@ _SADNESS: _Acts = {
     "mouthShrugLower": (-0.2, 0.8), "eyeSquintLeft": (-0.2, 0.5), "eyeSquintRight": (-0.2, 0.5),
 }  # fmt: skip
 _MOODS: tuple[tuple[float, str, _Acts], ...] = (
-    (0.18, "neutral", {}),
-    (0.12, "smiling", _SMILE),
-    (0.22, "laughing", _TEETH),
-    (0.16, "speaking", _SPEECH),
-    (0.08, "surprised", _SURPRISE),
-    (0.08, "angry", _ANGER),
-    (0.06, "sad", _SADNESS),
-    (0.10, "grimacing", {}),  # any shapes at random
+    (0.22, "neutral", {}),
+    (0.10, "smiling", _SMILE),
+    (0.13, "laughing", _TEETH),
+    (0.10, "speaking", _SPEECH),
+    (0.05, "surprised", _SURPRISE),
+    (0.05, "angry", _ANGER),
+    (0.05, "sad", _SADNESS),
+    (0.30, "grimacing", {}),  # any shapes at random: faces do what no list of moods foresees
 )
 
 
@@ -105,11 +105,13 @@ def draw_face(*, generator: torch.Generator) -> Face:
     for name, (low, high) in acts.items():
         weights[ARKIT_INDEX[name]] = low + (high - low) * share[ARKIT_INDEX[name]]
     if word == "grimacing":
-        strong = uniform() < 0.5
-        chosen = torch.randperm(len(ARKIT_NAMES), generator=generator)[: 9 if strong else 5]
-        weights[chosen] = share[chosen] * (1.0 if strong else 0.7)
+        chosen = torch.randperm(len(ARKIT_NAMES), generator=generator)[: int(uniform(2, 13))]
+        weights[chosen] = 0.1 + 0.9 * share[chosen]
         paired = torch.rand(len(chosen), generator=generator) < 0.7
         weights[_PARTNER[chosen[paired]]] = weights[chosen[paired]]
+    elif word == "neutral" and uniform() < 0.5:
+        _look(weights, generator)
+        return Face(weights.clamp(0, 1), word)  # wholly at rest
     else:
         # nobody's face is a pure mood
         stray = torch.randperm(len(ARKIT_NAMES), generator=generator)[:6]
@@ -155,10 +157,17 @@ def draw_turn(*, generator: torch.Generator) -> Float[Tensor, " 3"]:
 def draw_camera(points: Float[Tensor, "N 3"], view: float, *, generator: torch.Generator) -> Camera:
     """A camera that shows the points' bounding square, `view` times as large, in the middle.
 
-    Distances run from a phone at arm's length (0.3 m) to a long lens, evenly in 1 / distance.
+    One time in eight it is a phone in the hand, 0.26 to 0.45 m from the face; else distances run
+    from 0.36 m to a long lens, evenly in 1 / distance.
     """
-    near = 1 / (0.33 if torch.rand((), generator=generator) < 0.1 else 0.45)
-    nearness = near * float(torch.rand((), generator=generator))
+    chance, share = (float(torch.rand((), generator=generator)) for _ in range(2))
+    # distances count from the face's middle, nearness from the plane z = 0
+    ahead = float(points[:, 2].mean())
+    if chance < 0.125:
+        away = 1 / (1 / 0.45 + (1 / 0.26 - 1 / 0.45) * share)
+        nearness = 1 / max(away + ahead, 0.34)
+    else:
+        nearness = share / 0.45
     middle = (points.amax(0) + points.amin(0)) / 2
     flat = (points[:, :2] - middle[:2]) / (1 - points[:, 2:] * nearness)
     low, high = flat.amin(0), flat.amax(0)

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from deca.synth_words import color_word, with_article
+
 Rng = np.random.Generator
 Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
@@ -16,6 +18,11 @@ Bytes = NDArray[np.uint8]
 _TEXTURES = (
     "brick", "cell", "chelsea", "coffee", "coins", "grass", "gravel", "hubble_deep_field",
     "immunohistochemistry", "moon", "page", "retina", "rocket", "text",
+)  # fmt: skip
+_SCENES = (
+    "a brick wall", "a microscope's picture", "a cat", "a cup of coffee", "coins", "grass",
+    "gravel", "stars", "a microscope's picture", "the moon", "a printed page", "a retina",
+    "a rocket", "printed text",
 )  # fmt: skip
 
 
@@ -35,23 +42,32 @@ def _texture(index: int) -> Image.Image:
     return Image.fromarray(image).convert("RGB")
 
 
-def random_background(size: int, rng: Rng) -> Bytes:
+def random_background(size: int, rng: Rng, *, cuttings: bool = True) -> Bytes:
     """A picture [H, W, 3] with no face in it: plain, gradient, noise, shapes or a real texture."""
-    kind = rng.choice(5, p=[0.15, 0.2, 0.2, 0.25, 0.2])
+    return draw_background(size, rng, cuttings=cuttings)[0]
+
+
+def draw_background(size: int, rng: Rng, *, cuttings: bool = True) -> tuple[Bytes, str]:
+    """A random background and what to call it."""
+    kind = rng.choice(5, p=[0.15, 0.2, 0.2, 0.25, 0.2] if cuttings else [0.1, 0.2, 0.3, 0.4, 0])
     if kind == 0:
-        image = Image.new("RGB", (size, size), random_color(rng))
+        color = random_color(rng)
+        image, word = Image.new("RGB", (size, size), color), f"a plain {color_word(color)} wall"
     elif kind == 1:
-        image = _gradient(size, rng)
+        image, word = _gradient(size, rng), "a gradient"
     elif kind == 2:
-        image = _noise(size, rng)
+        image, word = _noise(size, rng), "a mottled backdrop"
     elif kind == 3:
-        image = _gradient(size, rng)
+        image, word = _gradient(size, rng), "coloured shapes"
         _draw_shapes(image, rng)
     else:
-        image = _cutting(size, rng)
+        image, word = _cutting(size, rng)
     if rng.random() < 0.5:
-        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 6)))
-    return np.array(image)
+        radius = rng.uniform(0.5, 6)
+        image = image.filter(ImageFilter.GaussianBlur(radius))
+        if radius > 2 and kind > 1:
+            word += ", out of focus"
+    return np.array(image), word
 
 
 def _gradient(size: int, rng: Rng) -> Image.Image:
@@ -99,9 +115,10 @@ def _draw_shapes(image: Image.Image, rng: Rng) -> None:
             draw.line((x, y, *end), fill=color, width=int(rng.integers(1, 12)))
 
 
-def _cutting(size: int, rng: Rng) -> Image.Image:
-    """A piece of a real picture, mirrored and tinted."""
-    image = _texture(int(rng.integers(len(_TEXTURES))))
+def _cutting(size: int, rng: Rng) -> tuple[Image.Image, str]:
+    """A piece of a real picture, mirrored and tinted, and what it shows."""
+    index = int(rng.integers(len(_TEXTURES)))
+    image = _texture(index)
     side = int(min(image.size) * rng.uniform(0.2, 1.0))
     left, top = (int(rng.integers(0, extent - side + 1)) for extent in image.size)
     piece = image.crop((left, top, left + side, top + side)).resize((size, size))
@@ -109,7 +126,7 @@ def _cutting(size: int, rng: Rng) -> Image.Image:
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1]
     pixels = pixels * rng.uniform(0.4, 1.2, 3) * rng.uniform(0.6, 1.2) + rng.uniform(-30, 30)
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), _SCENES[index]
 
 
 def over(below: Bytes, above: Bytes) -> Bytes:
@@ -117,12 +134,18 @@ def over(below: Bytes, above: Bytes) -> Bytes:
     return np.array(Image.alpha_composite(Image.fromarray(below), Image.fromarray(above)))
 
 
-def draw_glasses(size: int, outlines: list[Floats], temples: list[Floats], rng: Rng) -> Bytes:
-    """An RGBA layer with spectacles whose rims and side pieces lie along these pixel paths."""
+def draw_glasses(
+    size: int, outlines: list[Floats], temples: list[Floats], rng: Rng
+) -> tuple[Bytes, bool]:
+    """An RGBA layer with spectacles whose rims and side pieces lie along these pixel paths.
+
+    Also says whether the glass is dark.
+    """
     fine = 3
     layer = Image.new("RGBA", (size * fine, size * fine), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
-    if rng.random() < 0.12:  # sunglasses
+    dark = rng.random() < 0.12  # sunglasses
+    if dark:
         glass = (*(int(v) for v in rng.uniform(5, 70, 3)), int(rng.uniform(190, 252)))
     else:
         glass = (*(int(v) for v in rng.uniform(120, 255, 3)), int(rng.uniform(0, 45)))
@@ -139,11 +162,13 @@ def draw_glasses(size: int, outlines: list[Floats], temples: list[Floats], rng: 
             draw.polygon(points, fill=glass)
             points.append(points[0])
         draw.line(points, fill=frame, width=width, joint="curve")
-    return np.asarray(layer.resize((size, size), Image.Resampling.BOX))
+    return np.asarray(layer.resize((size, size), Image.Resampling.BOX)), bool(dark)
 
 
-def draw_hat(size: int, crown: Floats, brim: Floats, rng: Rng) -> Bytes:
-    """An RGBA layer with a cap over the hull of these pixels and, often, a brim."""
+def draw_hat(
+    size: int, crown: Floats, brim: Floats, rng: Rng
+) -> tuple[Bytes, tuple[int, int, int]]:
+    """An RGBA layer with a cap over the hull of these pixels and, often, a brim; and its colour."""
     from scipy.spatial import ConvexHull, QhullError
 
     layer = Image.new("RGBA", (size, size), (0, 0, 0, 0))
@@ -153,7 +178,7 @@ def draw_hat(size: int, crown: Floats, brim: Floats, rng: Rng) -> Bytes:
         hull = crown[ConvexHull(crown).vertices]
         edge = brim[ConvexHull(brim).vertices]
     except QhullError:
-        return np.asarray(layer)
+        return np.asarray(layer), color
     draw.polygon([tuple(point) for point in hull], fill=(*color, 255))
     if rng.random() < 0.6:
         shade = rng.uniform(0.5, 1.1)
@@ -166,11 +191,11 @@ def draw_hat(size: int, crown: Floats, brim: Floats, rng: Rng) -> Bytes:
         )
     )
     pixels[..., :3] = np.clip(pixels[..., :3] * light[..., None], 0, 255)
-    return pixels.astype(np.uint8)
+    return pixels.astype(np.uint8), color
 
 
-def draw_occluder(size: int, skin: tuple[int, int, int], rng: Rng) -> Bytes:
-    """An RGBA layer with a hand-like or boxy thing reaching in from the edge."""
+def draw_occluder(size: int, skin: tuple[int, int, int], rng: Rng) -> tuple[Bytes, str]:
+    """An RGBA layer with a hand-like or boxy thing reaching in from the edge, and its name."""
     fine = 2
     layer = Image.new("RGBA", (size * fine, size * fine), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
@@ -202,4 +227,6 @@ def draw_occluder(size: int, skin: tuple[int, int, int], rng: Rng) -> Bytes:
         draw.ellipse((*(tip - reach), *(tip + reach)), fill=color)
     if rng.random() < 0.5:
         layer = layer.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2.5)))
-    return np.asarray(layer.resize((size, size), Image.Resampling.BOX))
+    thing = f"{color_word((color[0], color[1], color[2]))} {'board' if kind == 1 else 'ball'}"
+    name = "fingers" if kind == 0 else with_article(thing)
+    return np.asarray(layer.resize((size, size), Image.Resampling.BOX)), name

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deca.codes import Codes
-from deca.fit_photo import face_region
+from deca.face_region import face_region
 from flame.albedo import AlbedoModel
 from flame.interpolate import interpolate
 from flame.light import sh_shading

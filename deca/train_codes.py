@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import logging
 import math
 import time
@@ -17,21 +18,31 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from assets.store import PACKAGE, register
 from deca.code_net import (
+    CODE_SIDE,
     SHIPPED_ENCODER,
     CodeAnswer,
     CodeConfig,
     CodeNet,
     code_flip,
+    normal_points,
     save_code_net,
 )
+from deca.exposure import skin_samples
 from deca.landmark_points import LandmarkPoints
-from deca.landmarks import CROP_SIDE, load_landmark_net, negative_log_likelihood
+from deca.landmarks import LandmarkNet, load_landmark_net, negative_log_likelihood
 from deca.synth import open_studio
-from deca.train_codes_data import Crops, People, Truth, render_people
+from deca.train_codes_data import (
+    Crops,
+    People,
+    Truth,
+    framed_points,
+    render_people,
+    without_exposure,
+)
 from deca.training import (
     average,
     has_checkpoint,
@@ -41,9 +52,14 @@ from deca.training import (
     save_checkpoint,
 )
 from flame.model import Flame
+from flame.normals import vertex_normals
 from flame.params import params_from_arkit
 
 log = logging.getLogger(__name__)
+
+_POINT_NOISE = 0.015  # of the points' spread
+# of squared errors in all directions, and once more of those along the normal
+_ALONG_SHARE, _OUTWARD_SHARE = 0.3, 1.8
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ class CodeTraining:
     steps: int = 12_000
     batch: int = 64
     learning_rate: float = 1.5e-3
-    landmark_share: float = 0.25  # of the rate, for layers that are trained already
+    trained_share: float = 0.6  # of the rate, for layers that are trained already
     weight_decay: float = 1e-4
     warm_up: int = 150
     ema: float = 0.998
@@ -67,7 +83,7 @@ class CodeTraining:
 class Metric:
     """What errors of codes mean on the face's surface."""
 
-    shape: Float[Tensor, "S S"]  # squared mm, without what a similarity makes up for
+    shape: Float[Tensor, "S S"]  # weighted squared mm, without what a similarity makes up for
     weights: Float[Tensor, "W W"]  # squared mm
 
 
@@ -84,13 +100,18 @@ def face_metric(flame: Flame, points: LandmarkPoints, n_shape: int) -> Metric:
     free, _ = torch.linalg.qr(torch.stack(moves).flatten(1).T)
     basis = flame.shapedirs[:n_shape][:, verts].double().flatten(1).T * 1e3  # [3D, S] mm
     basis = basis - free @ (free.T @ basis)
+    # what is seen of an identity, and what scans tell, is more where the surface lies than where
+    # along it a vertex does
+    out = vertex_normals(flame.template[None], flame.topology.faces())[0, verts].double()
+    along = torch.einsum("vc,vcs->vs", out, basis.view(len(verts), 3, -1))
+    across = _ALONG_SHARE * basis.T @ basis + _OUTWARD_SHARE * along.T @ along
     still = params_from_arkit(
         torch.zeros(53, n_shape), torch.cat([torch.zeros(1, 52), torch.eye(52)])
     )
     posed = flame(still).verts[:, verts].double() * 1e3
     ways = (posed[1:] - posed[:1]).flatten(1)
     count = len(verts)
-    return Metric((basis.T @ basis / count).float(), (ways @ ways.T / count).float())
+    return Metric((across / count).float(), (ways @ ways.T / count).float())
 
 
 def loss_of(
@@ -110,9 +131,11 @@ def loss_of(
         answer.landmarks.face_logit, truth.is_face
     )
     off = answer.shape - truth.shape[:, : answer.shape.shape[1]]
-    identity = mean(torch.einsum("bs,st,bt->b", off, metric.shape, off))
+    off_shape = torch.einsum("bs,st,bt->b", off, metric.shape, off)
+    identity = mean(off_shape)
     off_weights = answer.weights - truth.weights
-    expression = mean(torch.einsum("bs,st,bt->b", off_weights, metric.weights, off_weights))
+    off_face = torch.einsum("bs,st,bt->b", off_weights, metric.weights, off_weights)
+    expression = mean(off_face)
     turn = mean((answer.rotation - truth.rotation).square().sum((1, 2)))
     scale = torch.split(net.out_scale, net.sizes())
     nearness = mean(((answer.nearness - truth.nearness) / scale[3]).square())
@@ -123,14 +146,17 @@ def loss_of(
         likelihood
         + 20 * points
         + 0.5 * face
-        + 0.5 * identity
+        # squares mend what is far off; distances keep a still face still
+        + 0.35 * identity
+        + 0.8 * mean((off_shape + 0.1).sqrt())
         + 0.1 * mean(off.square().mean(1))
-        + 0.15 * expression
-        + 2.0 * mean(off_weights.square().mean(1))
+        + 0.1 * expression
+        + 1.0 * mean((off_face + 0.05).sqrt())
+        + 6.0 * mean(off_weights.square().mean(1))
         + 12 * turn
         + 0.2 * nearness
-        + 0.5 * albedo
-        + 0.3 * light_loss
+        + 1.5 * albedo
+        + 0.5 * light_loss
     )
     figures = {
         "points": points.detach(),
@@ -143,12 +169,30 @@ def loss_of(
     return loss, figures, answer
 
 
-def start_at(net: CodeNet, people: People) -> None:
+def untrained(landmarks: LandmarkNet) -> CodeNet:
+    """A network for tight crops whose first filters are those of a landmark network."""
+    config = dataclasses.replace(landmarks.config, blocks=(1, 2, 2, 1), side=CODE_SIDE)
+    net = CodeNet(LandmarkNet(landmarks.points, config), CodeConfig())
+    given = {
+        name: value
+        for name, value in landmarks.backbone.state_dict().items()
+        if name in net.landmarks.backbone.state_dict()
+    }
+    net.landmarks.backbone.load_state_dict(given, strict=False)
+    # blocks that are new change nothing at first
+    for name, module in net.landmarks.backbone.named_modules():
+        if name.endswith(".second") and f"{name}.1.weight" not in given:
+            nn.init.zeros_(module[1].weight)
+    return net
+
+
+def start_at(net: CodeNet, people: People, *, generator: torch.Generator) -> None:
     """Let the untrained regressor answer the mean of the labels, and move by their spread."""
     codes = people.codes
     shape = torch.zeros(net.config.n_shape)
-    albedo, light = codes["albedo"], codes["light"].flatten(1)
+    albedo = codes["albedo"]
     nearness = codes["scale"] * torch.tan(torch.deg2rad(codes["fov"]) / 2)
+    light = without_exposure(codes["light"]).flatten(1)
     mean = [shape, codes["weights"].mean(0), torch.tensor([1.0, 0, 0, 0, 1, 0])]
     mean += [nearness.mean()[None], albedo.mean(0), light.mean(0)]
     spread = [
@@ -159,6 +203,15 @@ def start_at(net: CodeNet, people: People) -> None:
     spread += [nearness.std()[None], albedo.std(0).clamp(min=0.1), light.std(0).clamp(min=0.05)]
     net.out_mean.copy_(torch.cat(mean))
     net.out_scale.copy_(torch.cat(spread))
+    points = framed_points(people, net.landmarks.points, generator=generator)
+    net.landmarks.start_at(points)
+    normal = normal_points(points).double()
+    net.point_mean.copy_(normal.mean(0))
+    offset = normal - net.point_mean
+    variance, axes = torch.linalg.eigh(offset.T @ offset / len(offset))
+    # below the network's own error axes are noise and stay small
+    scaled = axes / (variance.clamp(min=0) + _POINT_NOISE**2).sqrt()
+    net.point_axes.copy_(scaled.flip(1)[:, : net.config.rank])
 
 
 def train(
@@ -179,10 +232,11 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(config.seed)
     net, points = start, start.landmarks.points
-    averaged = CodeNet(load_landmark_net(), net.config)
+    averaged = CodeNet(LandmarkNet(points, net.landmarks.config), net.config)
     flip = code_flip(flame, points, flame.n_shape)
     crops = Crops(people, points, flip, config.seed, config.backgrounds)
     averaged.load_state_dict(net.state_dict())
+    averaged.skin = net.skin
     optimizer = torch.optim.AdamW(_groups(net, config), weight_decay=config.weight_decay)
     checkpoint = folder / "checkpoint.safetensors"
     step, spent = 0, 0.0
@@ -241,15 +295,14 @@ def train(
 
 def _groups(net: CodeNet, config: CodeTraining) -> list[dict[str, object]]:
     """Parameters and their share of the rate; what is trained already moves less."""
-    old = net.landmarks
-    slow = [*old.mean_head.parameters(), *old.sigma_head.parameters(), *old.code_head.parameters()]
-    still = {id(parameter) for parameter in slow}
-    trained = [parameter for parameter in old.parameters() if id(parameter) not in still]
-    new = [*net.trunk.parameters(), *net.mixer.parameters()]
+    trained = [*net.landmarks.backbone.parameters(), *net.landmarks.neck.parameters()]
+    # its columns are the labels' own axes already
+    slow = [*net.landmarks.mean_head.parameters()]
+    old = {id(parameter) for parameter in (*trained, *slow)}
+    new = [parameter for parameter in net.parameters() if id(parameter) not in old]
     return [
         {"params": new, "share": 1.0},
-        {"params": [*net.head.parameters()], "share": 0.3},
-        {"params": trained, "share": config.landmark_share},
+        {"params": trained, "share": config.trained_share},
         {"params": slow, "share": 0.02},
     ]
 
@@ -283,7 +336,7 @@ def held_out(
     net.shape_sigma.copy_(torch.cat(shape).square().mean(0).sqrt())
     net.weight_sigma.copy_(torch.cat(weights).square().mean(0).sqrt())
     result = {k: float(torch.stack([f[k] for f in figures]).mean()) for k in figures[0]}
-    result["points, crop px"] = result.pop("points") * CROP_SIDE
+    result["points, crop px"] = result.pop("points") * CODE_SIDE
     result["identity over the mean face"] = float(
         torch.cat(nearly).mean() / torch.cat(total).mean()
     )
@@ -318,8 +371,10 @@ def run(options: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        net = CodeNet(load_landmark_net(studio.flame), CodeConfig())
-    start_at(net, people)
+        net = untrained(load_landmark_net(studio.flame))
+    start_at(net, people, generator=generator)
+    net.shape_mirror.copy_(code_flip(studio.flame, net.landmarks.points, net.config.n_shape).shape)
+    net.skin = skin_samples(studio.flame, studio.wardrobe.albedo, net.landmarks.verts)
     net = train(
         people, studio.flame, options.run, config, minutes=options.minutes, start=net,
         export=options.export,

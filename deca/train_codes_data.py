@@ -14,9 +14,8 @@ from torch import Tensor
 
 from assets.files import replacing
 from deca import synth_scene as scene
-from deca.code_net import CodeFlip
+from deca.code_net import CODE_SIDE, CODE_VIEW, CodeFlip
 from deca.landmark_points import LandmarkPoints
-from deca.landmarks import CROP_SIDE
 from deca.synth import Studio
 from deca.synth_degrade import FramingConfig, cut, degrade, framing
 from deca.training import ahead
@@ -29,7 +28,9 @@ log = logging.getLogger(__name__)
 _SHARD = 400  # pictures a file
 _TAKES = 2  # pictures a person: many people matter more than many pictures of each
 _CODES = ("points", "shape", "weights", "root", "neck", "scale", "fov", "albedo", "light")
-_FRAMING = FramingConfig(close_share=0.85, wide=(0.2, 0.08, 15.0))
+# as far off as a first network's points are
+_FRAMING = FramingConfig(CODE_VIEW, close_share=1.0, close=(0.035, 0.012, 3.0))
+_MILD = 0.5  # share of the crops that are as a good camera takes them
 
 
 def render_people(studio: Studio, count: int, folder: Path, *, seed: int) -> None:
@@ -114,6 +115,13 @@ class Truth:
     light: Float[Tensor, "B 9 3"]
 
 
+def framed_points(
+    people: People, points: LandmarkPoints, *, generator: torch.Generator
+) -> Float[Tensor, "N L 2"]:
+    """Every person's points in a random crop."""
+    return framing(people.codes["points"], _FRAMING, flip=points.flip, generator=generator)[1]
+
+
 class Crops:
     """Endless training batches from rendered people."""
 
@@ -123,7 +131,7 @@ class Crops:
         self.people = people
         self._points_flip, self._flip = points.flip, flip
         self._rng = np.random.default_rng(seed)
-        stock = [scene.random_background(CROP_SIDE, self._rng) for _ in range(backgrounds)]
+        stock = [scene.random_background(CODE_SIDE, self._rng) for _ in range(backgrounds)]
         self._backgrounds = torch.from_numpy(np.stack(stock))
         self._fresh = 0
 
@@ -138,12 +146,18 @@ class Crops:
         matrix, points = framing(
             codes["points"], _FRAMING, flip=self._points_flip, generator=generator
         )
-        fresh = scene.random_background(CROP_SIDE, self._rng)
+        fresh = scene.random_background(CODE_SIDE, self._rng)
         self._backgrounds[self._fresh % len(self._backgrounds)] = torch.from_numpy(fresh.copy())
         self._fresh += 1
         chosen = torch.randint(len(self._backgrounds), (size,), generator=generator)
         pictures[is_face == 0] = 0
-        crops = degrade(cut(pictures, self._backgrounds[chosen], matrix), generator=generator)
+        clean = cut(pictures, self._backgrounds[chosen], matrix)
+        crops = degrade(clean, generator=generator)
+        mild = torch.rand(size, 1, 1, 1, generator=generator) < _MILD
+        level = torch.exp(0.12 * torch.randn(size, 3, 1, 1, generator=generator).mean(1, True))
+        tint = torch.exp(0.04 * torch.randn(size, 3, 1, 1, generator=generator))
+        noise = 0.01 * torch.randn(clean.shape, generator=generator)
+        crops = torch.where(mild, (clean * level * tint + noise).clamp(0, 1), crops)
         return crops, Truth(points, is_face, *self._turned(codes, matrix))
 
     def _turned(self, codes: dict[str, Tensor], matrix: Tensor) -> tuple[Tensor, ...]:
@@ -167,7 +181,7 @@ class Crops:
             torch.where(both[..., None], rotation * side[:, None] * side, rotation),
             nearness,
             codes["albedo"],
-            torch.where(both[..., None], light * flip.light[:, None], light),
+            without_exposure(torch.where(both[..., None], light * flip.light[:, None], light)),
         )
 
     def ahead(
@@ -177,6 +191,11 @@ class Crops:
         return ahead(
             lambda: (*self.batch(size, face_free, generator=generator), generator.get_state())
         )
+
+
+def without_exposure(light: Float[Tensor, "B 9 3"]) -> Float[Tensor, "B 9 3"]:
+    """Light over the mean of its first band."""
+    return light / light[:, :1].mean(2, keepdim=True).clamp(min=1e-3)
 
 
 def _turn_light(turn: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 9 9"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Thread
@@ -21,14 +22,28 @@ from deca.landmark_points import LandmarkPoints
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True)
+class _Raised:
+    """An error on its way from the thread in which it happened."""
+
+    error: BaseException
+
+
 def ahead(make: Callable[[], _T]) -> Generator[_T, None, None]:
-    """What `make` returns, over and over, made by a second thread that is up to three ahead."""
-    waiting: Queue[_T] = Queue(maxsize=3)
+    """What `make` returns, over and over, made by a second thread that is up to three ahead.
+
+    What `make` raises is raised here, when its turn comes.
+    """
+    waiting: Queue[_T | _Raised] = Queue(maxsize=3)
     ended = Event()
 
     def work() -> None:
-        while not ended.is_set():
-            made = make()
+        made: _T | _Raised | None = None
+        while not ended.is_set() and not isinstance(made, _Raised):
+            try:
+                made = make()
+            except BaseException as error:
+                made = _Raised(error)
             while not ended.is_set():
                 try:
                     waiting.put(made, timeout=0.5)
@@ -40,7 +55,10 @@ def ahead(make: Callable[[], _T]) -> Generator[_T, None, None]:
     worker.start()
     try:
         while True:
-            yield waiting.get(timeout=600)
+            made = waiting.get(timeout=600)
+            if isinstance(made, _Raised):
+                raise made.error
+            yield made
     finally:
         ended.set()
         worker.join()
@@ -68,18 +86,23 @@ def average(averaged: nn.Module, net: nn.Module, keep: float) -> None:
 def save_checkpoint(
     path: Path,
     net: nn.Module,
-    averaged: nn.Module,
+    averaged: nn.Module | None,
     optimizer: torch.optim.Optimizer,
     step: int,
     spent: float,
-    chance: Tensor,
+    chance: Tensor | None,
 ) -> None:
-    """Write all that a stopped run needs; `chance` is the state of its generator."""
+    """Write all that a stopped run needs; `chance` is the state of its generator.
+
+    A run without averaged weights, or one that draws by the number of its step, has None there.
+    """
     tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
-    tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
+    if averaged is not None:
+        tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
-    tensors["chance"] = chance
+    if chance is not None:
+        tensors["chance"] = chance
     tensors["progress"] = torch.tensor([step, spent], dtype=torch.float64)
     write_tensors(tensors, path)
 
@@ -92,9 +115,9 @@ def has_checkpoint(path: Path) -> bool:
 def resume(
     path: Path,
     net: nn.Module,
-    averaged: nn.Module,
+    averaged: nn.Module | None,
     optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> tuple[int, float]:
     """Put everything as it was; returns the step and the seconds spent."""
     tensors = read_tensors(path)
@@ -103,13 +126,15 @@ def resume(
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
     net.load_state_dict(under("net."))
-    averaged.load_state_dict(under("averaged."))
+    if averaged is not None:
+        averaged.load_state_dict(under("averaged."))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in under("optimizer.").items():
         number, kind = name.split(".")
         moments.setdefault(int(number), {})[kind] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    generator.set_state(tensors["chance"])
+    if generator is not None:
+        generator.set_state(tensors["chance"])
     step, spent = tensors["progress"].tolist()
     return int(step), spent
 

@@ -112,10 +112,12 @@ class Flame(nn.Module):
                     f"{name} has {given} coefficients, this head model has {own}; "
                     f"pass {name}[..., :{own}]"
                 )
-        codes = torch.cat([params.shape, params.expression], dim=1)
-        n_shape, n_expression = params.shape.shape[1], params.expression.shape[1]
-        basis = torch.cat([self.shapedirs[:n_shape], self.expressiondirs[:n_expression]])
-        return self.template + (codes @ basis.flatten(1)).reshape(len(codes), -1, 3)
+        # two products, since joining the bases would copy tens of megabytes a call
+        shape = params.shape @ self.shapedirs[: params.shape.shape[1]].flatten(1)
+        expression = (
+            params.expression @ self.expressiondirs[: params.expression.shape[1]].flatten(1)
+        )
+        return self.template + (shape + expression).reshape(len(shape), -1, 3)
 
     def forward(self, params: Params) -> Posed:
         """Posed vertices and rest joints."""

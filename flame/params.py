@@ -81,12 +81,32 @@ def gaze_from_arkit(weights: Float[Tensor, "B 52"]) -> Float[Tensor, "B 2 3"]:
 
 
 def arkit_from_params(params: Params) -> Float[Tensor, "B 52"]:
-    """The ARKit weights of the shipped head's parameters; the inverse of `params_from_arkit`."""
+    """The ARKit weights of the shipped head's parameters; the inverse of `params_from_arkit`.
+
+    Eyes and lids have one weight each way: where they differ the eyes decide. Opposite looks at
+    once, which turn the eye by their difference alone, are read from the lids.
+    """
     weights = params.expression.clone()
     weights[:, ARKIT_INDEX["jawOpen"]] = params.jaw[:, 0] / math.radians(JAW_OPEN_DEG)
-    for index, (side, outward) in enumerate((("Left", 1.0), ("Right", -1.0))):
-        pitch, yaw = params.eyes[:, index, 0], outward * params.eyes[:, index, 1]
-        for direction, angle in (("Down", pitch), ("Up", -pitch), ("Out", yaw), ("In", -yaw)):
-            share = (angle / math.radians(LOOK_DEG[direction])).clamp(min=0)
-            weights[:, ARKIT_INDEX[f"eyeLook{direction}{side}"]] = share
-    return weights.clamp(0, 1)
+    return arkit_from_gaze(params.eyes, weights).clamp(0, 1)
+
+
+def arkit_from_gaze(
+    eyes: Float[Tensor, "B 2 3"], weights: Float[Tensor, "B 52"]
+) -> Float[Tensor, "B 52"]:
+    """Weights whose `eyeLook*` stand for the turns of the eyes, axis-angle in radians.
+
+    Of opposite looks that both are above zero in `weights`, the share in which they cancel stays.
+    """
+    found = weights.clone()
+    for eye, (side, outward) in enumerate((("Left", 1.0), ("Right", -1.0))):
+        turns = (("Down", "Up", eyes[:, eye, 0]), ("Out", "In", outward * eyes[:, eye, 1]))
+        for plus, minus, angle in turns:
+            columns = [ARKIT_INDEX[f"eyeLook{way}{side}"] for way in (plus, minus)]
+            ranges = [math.radians(LOOK_DEG[way]) for way in (plus, minus)]
+            both = torch.minimum(
+                *(weights[:, c].clamp(0, 1) * r for c, r in zip(columns, ranges, strict=True))
+            )
+            for column, range_rad, share in zip(columns, ranges, (angle, -angle), strict=True):
+                found[:, column] = (both + share.clamp(min=0)) / range_rad
+    return found

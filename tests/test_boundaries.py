@@ -20,7 +20,7 @@ MAY_IMPORT = {
 }
 # Slow to import or optional: each has one home, a package or a file.
 HOMES = {
-    "accelerate": "diffusion/",
+    "accelerate": ("diffusion/", "deca/train_photos.py", "voice/train"),
     "diffusers": "diffusion/",
     "transformers": "diffusion/",
     "peft": "diffusion/",

@@ -11,6 +11,8 @@ from plain_people import plain_wardrobe
 
 from assets.errors import AssetError
 from deca.code_net import (
+    CODE_SIDE,
+    CODE_VIEW,
     CodeAnswer,
     CodeConfig,
     CodeNet,
@@ -23,19 +25,25 @@ from deca.code_net import (
     save_code_net,
 )
 from deca.codes import Codes
-from deca.encode import encode_box, refine, seen_by
-from deca.fit_points import Guess, PointFitConfig, fit_points
+from deca.encode import encode_box, seen_by
+from deca.exposure import exposed, skin_samples
+from deca.face_region import face_region
 from deca.landmark_points import LandmarkPoints, landmark_points
-from deca.landmarks import LandmarkConfig, LandmarkNet, Prediction
+from deca.landmarks import CROP_VIEW, LandmarkConfig, LandmarkNet, Prediction
 from deca.synth import Shot, Studio, matt_light
 from deca.synth_degrade import on_background
 from flame.arkit import ARKIT_INDEX
 from flame.camera import Camera
+from flame.interpolate import interpolate
 from flame.light import directional, sh_basis, sh_constant
 from flame.load import load_head
 from flame.model import Flame, FlameArrays
+from flame.outfit import load_outfit
 from flame.params import Params, arkit_from_params, params_from_arkit
+from flame.raster import rasterize
 from flame.rotation import axis_angle_to_matrix
+from flame.srgb import linear_to_srgb, srgb_to_linear
+from flame.texture import sample_texture
 
 SIDE = 128
 MIRROR = torch.tensor([-1.0, 1.0, 1.0])
@@ -57,16 +65,24 @@ def shots(flame: Flame) -> list[Shot]:
     return studio.shoot(2, generator=torch.Generator().manual_seed(4))
 
 
+def small_landmarks(points: LandmarkPoints, side: int, view: float) -> LandmarkNet:
+    net = LandmarkNet(points, LandmarkConfig(4, (4, 4, 4, 8), 16, 6, side=side))
+    rest = points.rest[:, :2] - points.rest[:, :2].mean(0)
+    extent = (rest.amax(0) - rest.amin(0)).max()
+    upright = 0.5 + rest / (view * extent) * torch.tensor([1.0, -1.0])
+    net.start_at(upright + 0.01 * torch.randn(20, len(points), 2))
+    return net
+
+
 def small_net(points: LandmarkPoints, n_shape: int = 100, seed: int = 0) -> CodeNet:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        landmarks = LandmarkNet(points, LandmarkConfig(4, (4, 4, 4, 8), 16, 6))
-        rest = points.rest[:, :2] - points.rest[:, :2].mean(0)
-        extent = (rest.amax(0) - rest.amin(0)).max()
-        upright = 0.5 + rest / (1.5 * extent) * torch.tensor([1.0, -1.0])
-        labels = upright + 0.01 * torch.randn(20, len(points), 2)
-        landmarks.start_at(labels)
-        net = CodeNet(landmarks, CodeConfig(n_shape, trunk=16, hidden=24))
+        net = CodeNet(
+            small_landmarks(points, CODE_SIDE, CODE_VIEW),
+            CodeConfig(n_shape, trunk=16, hidden=24, tones=8, rank=6),
+            small_landmarks(points, SIDE, CROP_VIEW),
+        )
+        net.point_axes.normal_(std=0.1)
         net.out_mean.normal_(std=0.1)
         start = n_shape + 52
         net.out_mean[start : start + 7] += torch.tensor([1.0, 0, 0, 0, 1, 0, 1.2])  # upright, near
@@ -293,7 +309,7 @@ def test_saved_encoders_come_back(flame, points, tmp_path, generator):
     save_code_net(net, path, {"licence": "ours"})
     loaded = load_code_net(flame, path)
     assert loaded.config == net.config and loaded.landmarks.config == net.landmarks.config
-    crops = torch.rand(3, 3, SIDE, SIDE, generator=generator)
+    crops = torch.rand(3, 3, CODE_SIDE, CODE_SIDE, generator=generator)
     with torch.no_grad():
         assert_same(loaded(crops), net(crops), 4e-3)  # weights are stored as halves
     for name in ("shape_sigma", "weight_sigma", "out_mean", "out_scale"):
@@ -318,84 +334,14 @@ def test_an_encoder_of_another_head_is_refused(flame, points, tmp_path):
         load_code_net(flame, tmp_path / "net.safetensors")
 
 
-# --- the fit that starts from a guess
-
-
-def guess_of(
-    params: Params, camera: Camera, sigma: tuple[float, float], n_shape: int = 100
-) -> Guess:
-    return Guess(params, camera, torch.full((n_shape,), sigma[0]), torch.full((52,), sigma[1]))
-
-
-def seen_points(flame: Flame, points: LandmarkPoints, params: Params, camera: Camera):
-    return pinhole(points.on(flame(params).verts), camera, SIDE)[0].float()
-
-
-def test_a_fit_that_starts_from_the_truth_stays_there(flame, points, generator):
-    params, camera = turned(flame, generator)
-    params, camera = params[:1], camera[:1]
-    seen = seen_points(flame, points, params, camera)
-    sigmas = torch.full((len(points),), 0.5)
-    found = fit_points(
-        flame, points, seen, sigmas, SIDE, guess=guess_of(params, camera, (1.0, 1.0))
-    )
-    torch.testing.assert_close(found.params.shape, params.shape, atol=1e-3, rtol=0)
-    torch.testing.assert_close(
-        arkit_from_params(found.params), arkit_from_params(params), atol=1e-3, rtol=0
-    )
-    torch.testing.assert_close(found.params.root, params.root, atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.camera.scale, camera.scale, atol=0, rtol=1e-4)
-    assert torch.equal(found.camera.fov_deg, camera.fov_deg)
-    assert float(found.residual_px.max()) < 0.01
-
-
-def perturbed(params: Params, camera: Camera, generator: torch.Generator) -> tuple[Params, Camera]:
-    shape = params.shape + 0.6 * torch.randn(params.shape.shape, generator=generator)
-    weights = arkit_from_params(params) + 0.15 * torch.randn(1, 52, generator=generator)
-    moved = params_from_arkit(shape, one_gaze(weights.clamp(0, 1)))
-    moved.root.copy_(params.root + 0.05)
-    return moved, dataclasses.replace(camera, scale=camera.scale * 1.05, shift=camera.shift + 0.004)
-
-
-def test_a_sure_guess_is_kept_and_an_unsure_one_gives_way_to_the_points(flame, points, generator):
-    params, camera = turned(flame, generator)
-    params, camera = params[:1], camera[:1]
-    seen = seen_points(flame, points, params, camera)
-    wrong, off = perturbed(params, camera, generator)
-    start = (seen_points(flame, points, wrong, off) - seen).norm(dim=1)
-    assert float(start.mean()) > 2
-
-    blurred = torch.full((len(points),), 6.0)  # points that say little against a sure guess
-    kept = fit_points(flame, points, seen, blurred, SIDE, guess=guess_of(wrong, off, (1e-3, 1e-3)))
-    torch.testing.assert_close(kept.params.shape, wrong.shape, atol=0.02, rtol=0)
-    torch.testing.assert_close(
-        arkit_from_params(kept.params), arkit_from_params(wrong), atol=0.02, rtol=0
-    )
-
-    sharp = torch.full((len(points),), 0.25)
-    found = fit_points(flame, points, seen, sharp, SIDE, guess=guess_of(wrong, off, (5.0, 5.0)))
-    again = seen_points(flame, points, found.params, found.camera)
-    assert float((again - seen).norm(dim=1).mean()) < 0.1
-    torch.testing.assert_close(found.residual_px, (again - seen).norm(dim=1), atol=0.01, rtol=0)
-    # beyond the modes that are fitted the guess stands
-    last = slice(PointFitConfig().n_shape, None)
-    assert torch.equal(found.params.shape[:, last], wrong.shape[:, last])
-
-
-@pytest.mark.parametrize("n_shape", [20, 80])
-def test_a_guess_of_fewer_modes_than_the_heads_is_filled_up(flame, points, generator, n_shape):
-    params, camera = turned(flame, generator, n_shape=n_shape)
-    params, camera = params[:1], camera[:1]
-    seen = seen_points(flame, points, params, camera)
-    sigmas = torch.full((len(points),), 0.5)
-    guess = guess_of(params, camera, (1.0, 1.0), n_shape)
-    found = fit_points(flame, points, seen, sigmas, SIDE, guess=guess)
-    torch.testing.assert_close(found.params.shape[:, :n_shape], params.shape, atol=1e-3, rtol=0)
-    assert float(found.params.shape[:, n_shape:].abs().max()) < 1e-3
-    assert found.params.shape.shape == (1, flame.n_shape)
-
-
 # --- a whole look
+
+
+def looking(flame: Flame, points: LandmarkPoints) -> CodeNet:
+    net = small_net(points)
+    net.shape_mirror.copy_(code_flip(flame, points, flame.n_shape).shape)
+    net.skin = skin_samples(flame, load_outfit().albedo, net.landmarks.verts)
+    return net
 
 
 def picture_of(shot: Shot) -> torch.Tensor:
@@ -404,29 +350,30 @@ def picture_of(shot: Shot) -> torch.Tensor:
 
 
 def test_one_look_crops_round_the_points_and_gives_finite_codes(flame, points, shots):
-    net, image = small_net(points), picture_of(shots[0])
+    net, image = looking(flame, points), picture_of(shots[0])
     low, high = shots[0].points.amin(0), shots[0].points.amax(0)
     found = encode_box(image, torch.cat([low, high]), flame, net)
-    assert found.crop.image.shape == (1, 3, SIDE, SIDE)
+    assert found.crop.image.shape == (1, 3, CODE_SIDE, CODE_SIDE)
     for tensor in values(found.codes):
         assert bool(torch.isfinite(tensor).all())
     assert found.codes.params.shape.shape == (1, net.config.n_shape)
-    # the points' bounding square fills two thirds of the crop, in its middle, eyes level
-    seen = found.landmarks
+    # what the first network saw fills the crop but for a margin, in its middle, eyes level
+    seen = net.finder.predict(image, torch.cat([low, high]), passes=2, thorough=False)
     inside = found.crop.points(torch.cat([seen.points68, seen.points], 1)[0])
     low, high = inside.amin(0), inside.amax(0)
-    torch.testing.assert_close((low + high) / 2, torch.full((2,), SIDE / 2), atol=0.05, rtol=0)
-    assert float((high - low).max()) == pytest.approx(SIDE / 1.5, abs=0.1)
+    middle = torch.full((2,), CODE_SIDE / 2)
+    torch.testing.assert_close((low + high) / 2, middle, atol=0.05, rtol=0)
+    assert float((high - low).max()) == pytest.approx(CODE_SIDE / CODE_VIEW, abs=0.1)
     eyes = inside[42:48].mean(0) - inside[36:42].mean(0)
     assert abs(float(eyes[1] / eyes[0])) < 1e-3 and float(eyes[0]) > 0
     # the network's own crop is the picture's pixels
-    middle = found.crop.picture_points(torch.tensor([[SIDE / 2, SIDE / 2]]))[0]
+    middle = found.crop.picture_points(torch.tensor([[CODE_SIDE / 2, CODE_SIDE / 2]]))[0]
     torch.testing.assert_close(middle, found.framing.center, atol=0.01, rtol=0)
     assert torch.equal(found.guess.shape_sigma, net.shape_sigma)
 
 
 def test_a_look_at_the_mirror_image_gives_the_mirrored_codes(flame, points, shots):
-    net, image = small_net(points), picture_of(shots[0])
+    net, image = looking(flame, points), picture_of(shots[0])
     width = image.shape[-1]
     low, high = shots[0].points.amin(0), shots[0].points.amax(0)
     plain = encode_box(image, torch.cat([low, high]), flame, net).codes
@@ -436,30 +383,11 @@ def test_a_look_at_the_mirror_image_gives_the_mirrored_codes(flame, points, shot
     torch.testing.assert_close(other.params.shape @ flip.shape.T, plain.params.shape, **LOOSE)
     weights = arkit_from_params(other.params)[:, flip.weights]
     torch.testing.assert_close(weights, arkit_from_params(plain.params), **LOOSE)
-    torch.testing.assert_close(other.light * flip.light[:, None], plain.light, **LOOSE)
+    torch.testing.assert_close(other.light * flip.light[:, None], plain.light, atol=5e-3, rtol=0.03)
     torch.testing.assert_close(other.params.root * -MIRROR, plain.params.root, **LOOSE)
 
 
 LOOSE = {"atol": 5e-3, "rtol": 0.0}  # bilinear crops of mirrored pictures differ by rounding
-
-
-def test_refining_puts_the_heads_points_where_they_were_seen(flame, points, shots):
-    net, shot = small_net(points, n_shape=40), shots[0]
-    low, high = shot.points.amin(0), shot.points.amax(0)
-    encoding = encode_box(picture_of(shot), torch.cat([low, high]), flame, net)
-    fine = torch.full((1, len(points)), 0.3)
-    landmarks = dataclasses.replace(
-        encoding.landmarks,
-        points68=shot.points[None, :68],
-        points=shot.points[None, 68:],
-        sigmas68=fine[:, :68],
-        sigmas=fine[:, 68:],
-    )
-    refined = refine(dataclasses.replace(encoding, landmarks=landmarks), flame, net)
-    placed = points.on(flame(refined.params).verts)
-    seen = encoding.crop.picture_points(pinhole(placed, refined.camera, SIDE)[0].float())
-    # an untrained guess of the perspective leaves something
-    assert float((seen - shot.points).norm(dim=1).mean()) < 1.0
 
 
 def test_a_wider_crop_with_the_same_middle_shows_the_head_smaller(flame, points, generator):
@@ -474,3 +402,37 @@ def values(codes: Codes) -> list[torch.Tensor]:
     params = [getattr(codes.params, field.name) for field in dataclasses.fields(Params)]
     camera = [codes.camera.scale, codes.camera.shift, codes.camera.fov_deg]
     return [*params, *camera, codes.albedo, codes.light]
+
+
+# --- exposure
+
+
+def test_light_is_made_as_bright_as_the_picture(flame, points):
+    """A matt skin drawn at known brightness: what was scaled away comes back."""
+    albedo = load_outfit().albedo
+    params = params_from_arkit(torch.zeros(1, flame.n_shape), torch.zeros(1, 52))
+    camera = Camera(torch.tensor([7.0]), torch.tensor([[0.0, -0.01]]), torch.tensor([18.0]))
+    light = sh_constant(torch.tensor([[0.5, 0.5, 0.5]]))
+    codes = Codes(params, torch.zeros(1, albedo.n_codes), camera, light)
+    region = face_region(flame)
+    verts = flame(params).verts
+    fragments = rasterize(camera.clip(verts, (SIDE, SIDE)), region.faces, (SIDE, SIDE))
+    uv = interpolate(region.uv, region.uv_faces, fragments)
+    texture = srgb_to_linear(albedo.decode(codes.albedo))
+    picture = linear_to_srgb(0.5 * sample_texture(texture, uv))
+    samples = skin_samples(flame, albedo, points.verts)
+    dim = dataclasses.replace(codes, light=0.2 * light)
+    found = exposed(dim, picture, flame, samples)
+    torch.testing.assert_close(found.light, light, atol=0, rtol=0.06)
+    assert torch.equal(found.albedo, codes.albedo)
+
+
+def test_a_picture_without_skin_keeps_its_light(flame, points):
+    params = params_from_arkit(torch.zeros(1, flame.n_shape), torch.zeros(1, 52))
+    away = Camera(torch.tensor([7.0]), torch.tensor([[5.0, 5.0]]), torch.tensor([18.0]))
+    light = torch.ones(1, 9, 3)
+    albedo = load_outfit().albedo
+    codes = Codes(params, torch.zeros(1, albedo.n_codes), away, light)
+    samples = skin_samples(flame, albedo, points.verts)
+    found = exposed(codes, torch.rand(1, 3, 32, 32), flame, samples)
+    assert torch.equal(found.light, light)

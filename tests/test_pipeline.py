@@ -14,7 +14,7 @@ from assets.errors import AssetError
 from avatar.bundle import Avatar
 from avatar.config import CreateSettings
 from avatar.pipeline import corners, create, read_points68
-from deca.landmarks import load_landmark_net
+from deca.code_net import load_code_net
 from deca.portrait import Portrait
 from deca.reconstruct import locate
 from flame.arkit import ARKIT_NAMES
@@ -118,7 +118,7 @@ def test_a_box_given_by_the_user_is_where_the_fit_looks() -> None:
     found = locate(
         Portrait(image, "astronaut", ""),
         load_head(),
-        load_landmark_net(),
+        load_code_net(),
         box=corners((176.0, 70.0, 100.0, 110.0)),
     )
     assert found.detection.backend == "box" and found.sure

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from plain_people import plain_wardrobe
 
 from assets.errors import AssetError
 from deca.landmark_points import N_LANDMARKS, LandmarkPoints, landmark_points
-from deca.synth import Studio, caption, photograph, write_people
+from deca.synth import Studio
 from deca.synth_degrade import FramingConfig, cut, degrade, framing
 from deca.synth_people import draw_camera, draw_face, draw_lights, draw_shape
 from deca.synth_scene import random_background
+from deca.synth_words import caption
+from deca.synth_write import main, photograph, write_people
+from flame.camera import Camera
 from flame.load import load_head
 from flame.model import Flame
 from flame.params import Params
@@ -162,21 +167,44 @@ def test_degraded_crops_stay_pictures(generator):
     assert float(spoiled.min()) >= 0 and float(spoiled.max()) <= 1
 
 
-def test_people_are_written_with_labels_and_captions(studio, tmp_path):
+def test_people_are_written_with_all_that_is_known_of_them(studio, flame, tmp_path):
     write_people(studio, 2, tmp_path, seed=5)
     with np.load(tmp_path / "labels.npz") as labels:
         assert labels["points"].shape == (2, len(studio.points), 2)
-    lines = (tmp_path / "people.jsonl").read_text().splitlines()
-    assert len(lines) == 2 and '"caption"' in lines[0]
-    assert (tmp_path / "000001.jpg").is_file()
+        parts, points = labels["parts"].tolist(), torch.from_numpy(labels["points"])
+        corners, bary = torch.from_numpy(labels["corners"]), torch.from_numpy(labels["bary"])
+    lines = [json.loads(line) for line in (tmp_path / "people.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 and "background" in lines[0] and lines[0]["caption"]
+    with Image.open(tmp_path / "000001.jpg") as picture:
+        assert picture.format == "JPEG" and picture.size == (96, 96)
+    with Image.open(tmp_path / "parts" / "000001.png") as picture:
+        assert picture.mode == "P" and set(np.unique(picture)) <= set(range(len(parts)))
+        seen = {parts[index] for index in np.unique(picture)} - {"background"}
+    assert set(lines[1]["visible"].split()) <= seen
+    # the codes alone give the landmarks
+    with np.load(tmp_path / "codes.npz", allow_pickle=False) as rows:
+        code = {name: torch.from_numpy(rows[name]) for name in rows.files}
+    names = ("shape", "expression", "root", "neck", "jaw", "eyes")
+    verts = flame(Params(*(code[name] for name in names))).verts
+    camera = Camera(code["scale"], code["shift"], code["fov_deg"])
+    place = torch.einsum("blck,lc->blk", verts[:, corners], bary)
+    shown = camera.project(place, (96, 96))[..., :2]
+    torch.testing.assert_close(shown, points, atol=2e-3, rtol=0)
+
+
+def test_no_people_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--count", "0", "--out", str(tmp_path)])
+    assert "--count is 0" in capsys.readouterr().err
 
 
 def test_captions_name_what_is_seen(studio):
     shot = studio.shoot(1, generator=torch.Generator().manual_seed(2))[0]
-    words = caption({**shot.attributes, "glasses": True, "hat": False})
+    words = caption({**shot.attributes, "glasses": True, "hat": False, "visible": "glasses"})
     assert str(shot.attributes["skin"]) in words and "no hair" in words and "glasses" in words
-    picture = photograph(shot, np.random.default_rng(0))
-    assert picture.shape == (96, 96, 3)
+    assert "shirt" not in words and "eyes" not in words.replace("eyes closed", "")
+    photo = photograph(shot, np.random.default_rng(0))
+    assert photo.rgb.shape == (96, 96, 3)
 
 
 def test_backgrounds_differ():

@@ -1,6 +1,6 @@
 """How near reconstructed heads come to the truth, after the NoW protocol, in millimetres.
 
-`python tests/benchmarks/bench_now.py FOLDER [--methods mean points encoder refine]` on pictures
+`python tests/benchmarks/bench_now.py FOLDER [--methods mean encoder refine]` on pictures
 made by `tests/judges/now_people.py` and `tests/judges/now_render.py` (Blender's Cycles; people
 never trained on). Heads at rest are aligned by a similarity on the 51 inner landmarks; the figure
 is the distance from the true face's points to the reconstructed surface. Expressions are judged by
@@ -22,11 +22,11 @@ import torch
 from assets.image import read_image
 from deca.code_net import load_code_net
 from deca.encode import encode
-from deca.landmarks import load_landmark_net
 from deca.portrait import Portrait
-from deca.reconstruct import ReconstructConfig, locate
+from deca.refine import Refiner
 from flame.camera import Camera
 from flame.load import load_head
+from flame.outfit import load_outfit
 from flame.params import Params
 from flame.raster import rasterize
 
@@ -86,15 +86,15 @@ class Judge:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--methods", nargs="+", default=["mean", "points", "encoder", "refine"])
+    parser.add_argument("--methods", nargs="+", default=["mean", "encoder", "refine"])
     parser.add_argument("--encoder", type=Path, help="another encoder than the shipped one")
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
     flame = load_head()
     judge = Judge(flame)
-    landmarks = load_landmark_net(flame)
-    net = load_code_net(flame, options.encoder) if options.methods[-1] != "mean" else None
+    net = load_code_net(flame, options.encoder)
+    refiner = Refiner(flame, net.landmarks.points, load_outfit().albedo)
     truths = [p for p in sorted(options.folder.glob("*.npz")) if p.with_suffix(".png").is_file()]
     truths = truths[: options.limit]
     rest = Params.zeros(1, flame.n_shape, flame.n_expression)
@@ -108,7 +108,7 @@ def main() -> None:
             start = time.perf_counter()
             params = rest
             try:
-                params = found_by(method, portrait, flame, landmarks, net)
+                params = found_by(method, portrait, flame, net, refiner)
             except ValueError as error:
                 missed[method].append(f"{path.stem}: {str(error)[:60]}")
             spent = time.perf_counter() - start
@@ -144,31 +144,13 @@ def both(flame, params: Params) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def found_by(method: str, portrait: Portrait, flame, landmarks, net) -> Params:
+def found_by(method: str, portrait: Portrait, flame, net, refiner) -> Params:
     if method == "mean":
         return Params.zeros(1, flame.n_shape, flame.n_expression)
-    if method == "points":
-        from deca.fit_points import fit_points
-
-        located = locate(portrait, flame, landmarks)
-        ratio = located.crop.image.shape[-1] / located.side
-        with torch.enable_grad():
-            fit = fit_points(
-                flame,
-                located.carried,
-                located.crop.points(located.points),
-                located.sigmas * ratio,
-                located.crop.image.shape[-1],
-                ReconstructConfig().points,
-            )
-        return fit.params
     encoding = encode(portrait, flame, net)
     if method == "encoder":
         return encoding.codes.params
-    from deca.encode import refine
-
-    with torch.enable_grad():
-        return refine(encoding, flame, net).params
+    return refiner(portrait.image, encoding).params
 
 
 if __name__ == "__main__":
