@@ -32,6 +32,8 @@ from flame.srgb import linear_to_srgb
 
 log = logging.getLogger(__name__)
 
+_ROUNDS = 4  # of holding codes at their bounds
+
 
 @dataclass(frozen=True)
 class PixelFitConfig:
@@ -135,15 +137,9 @@ class _Scene:
         self.n_shape = guess.params.shape.shape[1]
         self.base, self.slopes = model.basis_at(surface.uv)
         self.centre = self.pack(guess.params, guess.camera)
-        self.prior = torch.cat(
-            [
-                1 / guess.shape_sigma.clamp(min=0.05),
-                1 / guess.weight_sigma.clamp(min=0.02),
-                torch.full((3,), 1 / config.turn_spread),
-                torch.full((3,), 1e-2),
-                torch.full((1,), 1 / config.nearness_spread),
-            ]
-        )
+        codes = torch.cat([guess.shape_sigma.clamp(min=0.05), guess.weight_sigma.clamp(min=0.02)])
+        spread = [config.turn_spread] * 3 + [1e2] * 3 + [config.nearness_spread]
+        self.prior = torch.cat([codes, torch.tensor(spread)]) ** -2
         self.seen = image
         self.slope = torch.cat([image, image], dim=1)
 
@@ -260,15 +256,14 @@ class _Scene:
         normal = normal + (rows * both) @ rows.T
         right = right + (rows * both) @ off
         # guess
-        normal = normal + torch.diag(self.prior**2)
-        right = right + self.prior**2 * (state - self.centre)
-        change = torch.linalg.solve(normal.double(), right.double()).float()
+        normal = normal + torch.diag(self.prior)
+        right = right + self.prior * (state - self.centre)
         log.info(
             "pixels: noise %.3f, points %.2f px",
             float(noise),
             float((marks[0] - self.points).norm(dim=1).mean()),
         )
-        return self.bounded(state - change)
+        return self.minimum(state, normal.double(), right.double())
 
     def steps(self) -> Float[Tensor, " D"]:
         """Differences that slopes are taken over."""
@@ -281,10 +276,28 @@ class _Scene:
             ]
         )
 
-    def bounded(self, state: Tensor) -> Tensor:
+    def minimum(
+        self, state: Tensor, normal: Float[Tensor, "D D"], right: Float[Tensor, " D"]
+    ) -> Tensor:
+        """Where the quadratic model of the error is least within the codes' bounds.
+
+        What a step would carry over a bound is held there, and the others solved for again.
+        """
         n = self.n_shape
-        state = state.clone()
-        state[:n] = state[:n].clamp(-3.5, 3.5)
-        state[n : n + 52] = state[n : n + 52].clamp(0, 1)
-        state[-1] = state[-1].clamp(0, 3)
-        return state
+        low, high = torch.full_like(right, -torch.inf), torch.full_like(right, torch.inf)
+        low[:n], high[:n] = -3.5, 3.5
+        low[n : n + 52], high[n : n + 52] = 0, 1
+        low[-1], high[-1] = 0, 3
+        start = state.double()
+        found = start.clone()
+        free = torch.ones_like(right, dtype=torch.bool)
+        for _ in range(_ROUNDS):
+            held = normal[free][:, ~free] @ (start - found)[~free]
+            change = torch.linalg.solve(normal[free][:, free], right[free] - held)
+            found[free] = start[free] - change
+            over = free & ((found < low) | (found > high))
+            found = found.clamp(low, high)
+            if not bool(over.any()):
+                break
+            free &= ~over
+        return found.float()

@@ -13,7 +13,7 @@ from deca.codes import Codes
 from deca.face_region import FaceRegion, face_region
 from deca.fit_light import LightFitConfig, fit_light
 from deca.sequence_view import View, view_params
-from deca.texture import SkinTexture, TextureConfig, _blurred, _completed, _eroded, _sampled
+from deca.texture import SkinTexture, TextureConfig, blurred, completed, eroded, sampled
 from flame.albedo import AlbedoModel
 from flame.interpolate import interpolate
 from flame.light import sh_basis, sh_shading
@@ -104,7 +104,7 @@ def merge_views(
         weights.append(weight)
     say = torch.tensor([_worth(view) for view in chosen])
     difference, weight = combined(torch.stack(differences), torch.stack(weights), say, config)
-    difference, weight = _completed(difference, weight, config.texture)
+    difference, weight = completed(difference, weight, config.texture)
     if side != whole.side:
         both = torch.cat([difference, weight[None]])[None]
         both = torch.nn.functional.interpolate(
@@ -146,9 +146,9 @@ def combined(
         trust = weights / (1 + (off / config.agreement) ** 2)
         mean = _mean(matched, trust)
     radius = config.texture.side // 128
-    coarse = torch.stack([_blurred(m, w, radius) for m, w in zip(matched, trust, strict=True)])
+    coarse = torch.stack([blurred(m, w, radius) for m, w in zip(matched, trust, strict=True)])
     detail = _mean(matched - coarse, trust.clamp(min=0) ** config.detail_power)
-    broad = _blurred(mean, trust.amax(0), radius)
+    broad = blurred(mean, trust.amax(0), radius)
     return torch.where(best > 0, broad + detail, mean), best
 
 
@@ -263,11 +263,11 @@ def _unprojected(
     place, away, share = texels[:2], texels[2], texels[6]
     normal = torch.nn.functional.normalize(texels[3:6], dim=0)
     grid = torch.stack([place[0] / size[1], place[1] / size[0]], dim=-1) * 2 - 1
-    photo = _sampled(view.image, grid)
+    photo = sampled(view.image, grid)
     fragments = rasterize(view.camera.clip(verts, size), region.faces, size)
     front = interpolate(depth, region.faces, fragments).movedim(-1, 1)
     hidden = fragments.face_id[:, None] < 0
-    nearest = _sampled(torch.where(hidden, torch.full_like(front, 1e3), front), grid, "nearest")
+    nearest = sampled(torch.where(hidden, torch.full_like(front, 1e3), front), grid, "nearest")
     facing = ((normal[2] - 0.25) / 0.6).clamp(0, 1)
     seen = facing.square() * (away < nearest[0] + texture.depth_slack)
     seen = seen * (grid.abs() < 1).all(-1)
@@ -277,9 +277,9 @@ def _unprojected(
     difference = difference.clamp(-1.2, 0.8)
     # highlights that clip have lost their colour
     weight = share * seen * layout.valid * (photo.amax(0) < 0.98)
-    broad = _blurred(difference, weight, texture.side // 64)
+    broad = blurred(difference, weight, texture.side // 64)
     trust = 1 / (1 + (broad.square().mean(0).sqrt() / texture.outlier) ** 4)
-    weight = _eroded(weight * trust, texture.side // 128)
+    weight = eroded(weight * trust, texture.side // 128)
     return difference, weight
 
 

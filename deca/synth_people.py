@@ -105,7 +105,7 @@ def draw_face(*, generator: torch.Generator) -> Face:
     for name, (low, high) in acts.items():
         weights[ARKIT_INDEX[name]] = low + (high - low) * share[ARKIT_INDEX[name]]
     if word == "grimacing":
-        chosen = torch.randperm(len(ARKIT_NAMES), generator=generator)[: int(uniform(2, 13))]
+        chosen = torch.randperm(len(ARKIT_NAMES), generator=generator)[: int(uniform(2.0, 13.0))]
         weights[chosen] = 0.1 + 0.9 * share[chosen]
         paired = torch.rand(len(chosen), generator=generator) < 0.7
         weights[_PARTNER[chosen[paired]]] = weights[chosen[paired]]

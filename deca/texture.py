@@ -66,11 +66,11 @@ def skin_texture(
     place, away, normal, share = texels[:2], texels[2], texels[3:6], texels[6]
     normal = torch.nn.functional.normalize(normal, dim=0)
     grid = torch.stack([place[0] / size[1], place[1] / size[0]], dim=-1) * 2 - 1
-    photo = _sampled(crop, grid)
+    photo = sampled(crop, grid)
     fragments = rasterize(codes.camera.clip(verts, size), region.faces, size)
     front = interpolate(depth, region.faces, fragments).movedim(-1, 1)
     hidden = fragments.face_id[:, None] < 0
-    nearest = _sampled(torch.where(hidden, torch.full_like(front, 1e3), front), grid, "nearest")
+    nearest = sampled(torch.where(hidden, torch.full_like(front, 1e3), front), grid, "nearest")
     # the view leans from z by a few degrees at most, which the soft limits swallow
     seen = ((normal[2] - 0.25) / 0.35).clamp(0, 1)
     seen = seen * (away < nearest[0] + config.depth_slack) * (grid.abs() < 1).all(-1)
@@ -80,15 +80,15 @@ def skin_texture(
     difference = light.log() - shading.movedim(-1, 0).log() - albedo.log()
     difference = difference.clamp(-1.2, 0.8)
     weight = share * seen * layout.valid
-    broad = _blurred(difference, weight, config.side // 64)
+    broad = blurred(difference, weight, config.side // 64)
     trust = 1 / (1 + (broad.square().mean(0).sqrt() / config.outlier) ** 4)
-    weight = _eroded(weight * trust, config.side // 128)
-    difference, weight = _completed(difference, weight, config)
+    weight = eroded(weight * trust, config.side // 128)
+    difference, weight = completed(difference, weight, config)
     result = albedo * (config.detail * weight * difference).exp()
     return SkinTexture(linear_to_srgb(result.clamp(0, 1)).clamp(0, 1), weight[None])
 
 
-def _completed(
+def completed(
     difference: Tensor, weight: Tensor, config: TextureConfig
 ) -> tuple[Float[Tensor, "3 K K"], Float[Tensor, "K K"]]:
     """Fill from the mirrored texel (the UV layout is symmetric) and even out one-sided shading."""
@@ -97,13 +97,14 @@ def _completed(
     borrowed = (1 - weight) * other_weight
     total = weight + borrowed
     filled = (weight * difference + borrowed * other) / total.clamp(min=1e-4)
-    broad = _blurred(filled, total, side // 16)
+    broad = blurred(filled, total, side // 16)
     even = (broad + broad.flip(-1)) / 2
     filled = filled - (1 - config.one_sided) * (broad - even)
     return filled, total.clamp(0, 1)
 
 
-def _sampled(image: Tensor, grid: Tensor, mode: str = "bilinear") -> Float[Tensor, "C K K"]:
+def sampled(image: Tensor, grid: Tensor, mode: str = "bilinear") -> Float[Tensor, "C K K"]:
+    """An image's values at a grid of places in -1..1; beyond the image its border goes on."""
     return torch.nn.functional.grid_sample(
         image, grid[None], mode=mode, padding_mode="border", align_corners=False
     )[0]
@@ -118,7 +119,7 @@ def _box(image: Float[Tensor, "C K K"], radius: int) -> Float[Tensor, "C K K"]:
     return image
 
 
-def _blurred(values: Tensor, weight: Tensor, radius: int) -> Float[Tensor, "C K K"]:
+def blurred(values: Tensor, weight: Tensor, radius: int) -> Float[Tensor, "C K K"]:
     """Weighted blur, at a quarter of the resolution since the result is smooth."""
     small = torch.nn.functional.avg_pool2d((values * weight)[None], 4)[0]
     share = torch.nn.functional.avg_pool2d(weight[None, None], 4)[0]
@@ -128,7 +129,7 @@ def _blurred(values: Tensor, weight: Tensor, radius: int) -> Float[Tensor, "C K 
     )[0]
 
 
-def _eroded(weight: Float[Tensor, "K K"], radius: int) -> Float[Tensor, "K K"]:
+def eroded(weight: Float[Tensor, "K K"], radius: int) -> Float[Tensor, "K K"]:
     """The weight drawn in from its borders and feathered."""
     low = -torch.nn.functional.max_pool2d(-weight[None], 2 * radius + 1, 1, radius)
     return _box(low, radius)[0]

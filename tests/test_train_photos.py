@@ -277,7 +277,7 @@ def test_the_detail_stage_lowers_its_losses_and_leaves_the_encoder(
     face = tiny_face(flame, skin)
     stage = DetailStage(face, DetailWeights(), LandmarkFeatures(face.codes.landmarks), side=64)
     before = {n: t.clone() for n, t in face.net.state_dict().items()}
-    config = CONFIG.changed({"steps": 8, "learning_rate": 3e-3})
+    config = CONFIG.changed({"steps": 16, "learning_rate": 3e-3})
     train(stage, Still(batch), RunPlaces(tmp_path), config, accelerator, {})
     head, *steps = rows(tmp_path / "loss.csv")
     total = [float(row[head.index("loss")]) for row in steps]
@@ -285,7 +285,7 @@ def test_the_detail_stage_lowers_its_losses_and_leaves_the_encoder(
     after = face.net.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert (tmp_path / "export" / "photo_detail.safetensors").is_file()
-    assert size_of(tmp_path / "preview-0000008.jpg") == (6 * SIDE, 2 * SIDE)
+    assert size_of(tmp_path / "preview-0000016.jpg") == (6 * SIDE, 2 * SIDE)
 
 
 def test_detail_is_nothing_but_shading_and_swaps_within_a_subject(flame, skin, batch, generator):

@@ -1,0 +1,274 @@
+"""How good the voice's networks sound on clips and voices that none of them was trained on.
+
+`python tests/benchmarks/bench_voice.py --corpus out/corpus [--vocoder FILE] [--converter FILE]`
+prints one row each for the source, the vocoder's resynthesis, the conversion (where a converter is
+there) and a classical shift of pitch and formants (PSOLA), with the columns
+
+  DNSMOS   OVRL / SIG / BAK of speechmos, 1 to 5
+  PESQ     wideband, resynthesis alone (others are not aligned in pitch)
+  target, source  cosine of resemblyzer's embeddings to a clip of the target and to the source
+  nearer   share of conversions nearer to the target than to the source
+  F0       correlation of log pitch with the source's where both are voiced
+  errors   word errors of pocketsphinx over those of the source, on clips whose text is known
+
+Packages that are not installed are named and their columns left out:
+`pip install speechmos pesq resemblyzer pocketsphinx`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+# before torch is loaded: its idle threads would spin on the core that is measured
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+
+from assets.errors import AssetError
+from voice.audio import SAMPLE_RATE, Audio, resample
+from voice.corpus import Corpus
+from voice.corpus_pitch import pitch_track
+from voice.losses_spectral import mel_distance
+from voice.mel import log_mel
+from voice.psola import reshaped
+from voice.shipped import load_converter, load_vocoder
+from voice.train_asr import edits
+
+_PACKAGES = {
+    "speechmos.dnsmos": "DNSMOS",
+    "pesq": "PESQ",
+    "resemblyzer": "target, source, nearer",
+    "pocketsphinx": "errors",
+}
+
+
+@dataclass
+class Row:
+    """Figures of one way of making sound, clip by clip."""
+
+    name: str
+    figures: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, column: str, value: float) -> None:
+        if np.isfinite(value):
+            self.figures.setdefault(column, []).append(value)
+
+    def mean(self, column: str) -> str:
+        values = self.figures.get(column)
+        return f"{np.mean(values):8.3f}" if values else "       -"
+
+
+class Judges:
+    """The measuring packages that are installed."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, ModuleType] = {}
+        for name, columns in _PACKAGES.items():
+            try:
+                self.modules[name] = importlib.import_module(name)
+            except ImportError as error:
+                print(f"left out: {columns} ({error}; pip install {name.split('.')[0]})")
+        self._encoder: object = None
+
+    def dnsmos(self, sound: np.ndarray) -> dict[str, float]:
+        if "speechmos.dnsmos" not in self.modules:
+            return {}
+        found = self.modules["speechmos.dnsmos"].run(_at_16k(sound), 16_000)
+        return {name: float(found[f"{name.lower()}_mos"]) for name in ("OVRL", "SIG", "BAK")}
+
+    def pesq(self, real: np.ndarray, other: np.ndarray) -> float:
+        if "pesq" not in self.modules:
+            return float("nan")
+        return float(self.modules["pesq"].pesq(16_000, _at_16k(real), _at_16k(other), "wb"))
+
+    def voice(self, sound: np.ndarray) -> np.ndarray | None:
+        """The speaker's embedding, of length 1."""
+        if "resemblyzer" not in self.modules:
+            return None
+        package = self.modules["resemblyzer"]
+        if self._encoder is None:
+            self._encoder = package.VoiceEncoder("cpu", verbose=False)
+        return np.asarray(self._encoder.embed_utterance(package.preprocess_wav(_at_16k(sound))))
+
+    def words(self, sound: np.ndarray) -> list[str] | None:
+        if "pocketsphinx" not in self.modules:
+            return None
+        decoder = self.modules["pocketsphinx"].Decoder(samprate=16_000, loglevel="FATAL")
+        decoder.start_utt()
+        pcm = np.round(_at_16k(sound) * 32_767).astype(np.int16)
+        decoder.process_raw(pcm.tobytes(), full_utt=True)
+        decoder.end_utt()
+        said = decoder.hyp()
+        return _words(said.hypstr) if said else []
+
+
+def _at_16k(sound: np.ndarray) -> np.ndarray:
+    row = resample(torch.from_numpy(sound).float()[None], SAMPLE_RATE, 16_000)[0].numpy()
+    return row / max(1.0, float(np.abs(row).max()))
+
+
+def _words(text: str) -> list[str]:
+    return re.sub(r"[^a-z' ]", " ", text.lower()).split()
+
+
+def _numbers(words: Sequence[str], others: Sequence[str]) -> tuple[list[int], list[int]]:
+    table = {word: number for number, word in enumerate({*words, *others})}
+    return [table[word] for word in words], [table[word] for word in others]
+
+
+def pitch_correlation(real: np.ndarray, other: np.ndarray) -> float:
+    """Of log pitch where both are voiced; NaN with under 20 such frames."""
+    first, second = pitch_track(real.astype(np.float64)), pitch_track(other.astype(np.float64))
+    count = min(len(first), len(second))
+    first, second = first[:count], second[:count]
+    both = (first > 0) & (second > 0)
+    if both.sum() < 20:
+        return float("nan")
+    return float(np.corrcoef(np.log(first[both]), np.log(second[both]))[0, 1])
+
+
+def classical(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The source at the target's median pitch, its formants moved a third as far."""
+    medians = [np.median(f0[f0 > 0]) for f0 in map(pitch_track, (source, target))]
+    ratio = float(np.clip(medians[1] / medians[0], 0.5, 2.0))
+    return reshaped(source, pitch_ratio=ratio, formant_ratio=ratio ** (1 / 3))
+
+
+def chosen_clips(corpus: Corpus, count: int) -> list[int]:
+    """Held-out clips of 3 s and more, of as many speakers as there are, full-band ones first."""
+    left = [i for i in corpus.indices(held_out=True) if 3 <= corpus.clips[i].seconds <= 15]
+    left.sort(key=lambda i: -corpus.clips[i].top_hz)
+    seen: dict[str, int] = {}
+    order = []
+    for index in left:
+        clip = corpus.clips[index]
+        turn = seen[clip.speaker] = seen.get(clip.speaker, -1) + 1
+        order.append((turn, len(order), index))
+    return [index for _, _, index in sorted(order)[:count]]
+
+
+def measure(
+    row: Row,
+    sound: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray | None,
+    text: str,
+    judges: Judges,
+) -> None:
+    """Add one clip's figures."""
+    for name, value in judges.dnsmos(sound).items():
+        row.add(name, value)
+    row.add("F0", pitch_correlation(source, sound))
+    if text and (heard := judges.words(sound)) is not None:
+        wanted = _words(text)
+        row.add("words wrong", edits(*_numbers(heard, wanted)) / len(wanted))
+    mine, theirs = judges.voice(sound), judges.voice(source)
+    if mine is None or theirs is None:
+        return
+    row.add("source", float(mine @ theirs))
+    if target is not None:
+        other = judges.voice(target)
+        assert other is not None
+        row.add("target", float(mine @ other))
+        row.add("nearer", float(mine @ other > mine @ theirs))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--vocoder", type=Path)
+    parser.add_argument("--converter", type=Path)
+    parser.add_argument("--f0", type=Path)
+    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--save", type=Path, help="write the sounds into this folder")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    corpus, judges = Corpus.open(options.corpus), Judges()
+    vocoder, converter = None, None
+    try:
+        vocoder = load_vocoder(options.vocoder)
+        converter = load_converter(options.converter, options.f0, options.vocoder)
+    except AssetError as error:
+        print(f"left out: {'conversion' if vocoder else 'vocoder, conversion'} ({error})")
+    rows: dict[str, Row] = {}
+    spent: dict[str, float] = {}
+    heard_s = 0.0
+    styles = converter.speakers if converter else corpus.styles()
+    for number, index in enumerate(chosen_clips(corpus, options.clips)):
+        clip, samples = corpus.clips[index], corpus.samples(index)[None]
+        source = samples[0].numpy().astype(np.float64)
+        heard_s += clip.seconds
+        style = styles[number % len(styles)] if styles else ""
+        of_style = [i for i in range(len(corpus)) if corpus.clips[i].style == style]
+        held = [i for i in of_style if corpus.clips[i].held_out] or of_style
+        target = corpus.samples(held[0]).numpy().astype(np.float64) if held else None
+
+        def resynthesis(samples: torch.Tensor = samples) -> np.ndarray:
+            assert vocoder is not None
+            mel = log_mel(samples)
+            return vocoder.synthesise(mel, generator=torch.Generator()).samples[0].numpy()
+
+        def conversion(
+            samples: torch.Tensor = samples, target: np.ndarray | None = target, style: str = style
+        ) -> np.ndarray:
+            assert converter is not None and target is not None
+            reference = Audio(torch.from_numpy(target).float()[None])
+            asked = converter.style_of(reference, style)
+            found = converter.convert(Audio(samples), asked, generator=torch.Generator())
+            return found.samples[0].numpy()
+
+        def shifted(source: np.ndarray = source, target: np.ndarray | None = target) -> np.ndarray:
+            assert target is not None
+            return classical(source, target)
+
+        ways: dict[str, Callable[[], np.ndarray]] = {"source": lambda s=source: s}
+        if vocoder is not None:
+            ways["vocoder"] = resynthesis
+        if converter is not None and target is not None:
+            ways["conversion"] = conversion
+        if target is not None:
+            ways["PSOLA"] = shifted
+        for name, make in ways.items():
+            begun = time.thread_time()
+            sound = np.asarray(make(), dtype=np.float64)[: len(source)]
+            spent[name] = spent.get(name, 0.0) + time.thread_time() - begun
+            row = rows.setdefault(name, Row(name))
+            other = None if name == "vocoder" else target
+            measure(row, sound, source, other, clip.text, judges)
+            if name == "vocoder":
+                row.add("PESQ", judges.pesq(source[: len(sound)], sound))
+                pair = (samples[:, : len(sound)], torch.from_numpy(sound).float()[None])
+                row.add("mel dB", mel_distance(*pair))
+            if options.save:
+                options.save.mkdir(parents=True, exist_ok=True)
+                audio = Audio(torch.from_numpy(sound).float()[None])
+                audio.save(options.save / f"{number:02d}-{name}-{clip.corpus}.wav")
+    report(rows, spent, heard_s)
+
+
+def report(rows: dict[str, Row], spent: dict[str, float], heard_s: float) -> None:
+    """Print the table."""
+    columns = ("OVRL", "SIG", "BAK", "PESQ", "mel dB", "target", "source", "nearer", "F0")
+    print("            " + "".join(f"{c:>9}" for c in (*columns, "errors", "real time")))
+    base = rows["source"].figures.get("words wrong")
+    for name, row in rows.items():
+        wrong = row.figures.get("words wrong")
+        ratio = (
+            f"{np.mean(wrong) / max(np.mean(base), 1e-3):8.2f}" if wrong and base else "       -"
+        )
+        speed = f"{spent[name] / heard_s:8.3f}"
+        figures = " ".join(row.mean(column) for column in columns)
+        print(f"{name:<12} {figures} {ratio} {speed}")
+
+
+if __name__ == "__main__":
+    main()
