@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from assets.errors import AssetError
-from avatar import cli_reconstruct, cli_sliders, cli_track, cli_transfer
+from avatar import cli_reconstruct, cli_sing, cli_sliders, cli_track, cli_transfer
 
 app = typer.Typer(
     help="From a photo to a rigged, textured head that speaks.",
@@ -129,6 +129,7 @@ cli_reconstruct.register(app)
 cli_transfer.register(app)
 cli_track.register(app)
 cli_sliders.register(app)
+cli_sing.register(app)
 
 
 @app.command()

@@ -65,7 +65,7 @@ def create(
         with progress.stage("speech"):
             speech = _speech(say, audio, generator)
         if audio is not None:
-            progress.warn("lips follow the recording's energy and spectrum: there was no text")
+            progress.warn("lips follow the sounds heard in the recording: there was no text")
         elif speech.engine != "hibari":
             progress.warn(f"spoken by {speech.engine}; the neural English voice was not usable")
     with progress.stage("load the models"):
@@ -186,6 +186,8 @@ def _named(found: Reconstruction) -> dict[str, Tensor]:
 def _models(found: Reconstruction, speech: Speech | None) -> tuple[ModelUse, ...]:
     import hashlib
 
+    from voice.align import ALIGNED, HEARD
+
     used = []
     for name in ("head", "outfit", "landmarks", "encoder"):
         model = shipped_model(name)
@@ -193,7 +195,12 @@ def _models(found: Reconstruction, speech: Speech | None) -> tuple[ModelUse, ...
         used.append(ModelUse(name, model.licence, digest, model.attribution))
     used.append(ModelUse(f"face detection: {found.located.detection.backend}", "", ""))
     if speech is not None and speech.engine:
-        used.append(ModelUse(f"speech: {speech.engine}", speech.licence, ""))
+        digest, attribution = "", ""
+        if speech.engine in (HEARD, ALIGNED):
+            model = shipped_model("phonemes")
+            digest = hashlib.sha256("".join(model.files.values()).encode()).hexdigest()
+            attribution = model.attribution
+        used.append(ModelUse(f"speech: {speech.engine}", speech.licence, digest, attribution))
     return tuple(used)
 
 

@@ -1,4 +1,4 @@
-"""Phonemes to the 15 visemes of the Oculus set, and each viseme's ARKit weights."""
+"""The visemes of phonemes over time, and each viseme's ARKit weights."""
 
 from __future__ import annotations
 
@@ -12,28 +12,17 @@ from torch import Tensor
 from flame.arkit import ARKIT_INDEX, ARKIT_NAMES
 from voice.phonemes import is_vowel, stress_of, without_stress
 from voice.speech import Phoneme
+from voice.visemes import FIRST_PART, PHONEME_VISEMES, VISEME_NAMES
 
-VISEME_NAMES = (
-    "sil", "PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "I", "O", "U",
-)  # fmt: skip
-
-# diphthongs are two mouth shapes, one after the other
-PHONEME_VISEMES: dict[str, tuple[str, ...]] = {
-    "SIL": ("sil",),
-    "P": ("PP",), "B": ("PP",), "M": ("PP",),
-    "F": ("FF",), "V": ("FF",),
-    "TH": ("TH",), "DH": ("TH",),
-    "T": ("DD",), "D": ("DD",),
-    "K": ("kk",), "G": ("kk",), "NG": ("kk",), "HH": ("kk",),
-    "CH": ("CH",), "JH": ("CH",), "SH": ("CH",), "ZH": ("CH",),
-    "S": ("SS",), "Z": ("SS",),
-    "N": ("nn",), "L": ("nn",),
-    "R": ("RR",), "ER": ("RR",),
-    "W": ("U",), "Y": ("I",),
-    "AA": ("aa",), "AE": ("aa",), "AH": ("aa",), "AO": ("O",),
-    "AW": ("aa", "U"), "AY": ("aa", "I"), "OY": ("O", "I"), "OW": ("O", "U"), "EY": ("E", "I"),
-    "EH": ("E",), "IH": ("I",), "IY": ("I",), "UH": ("U",), "UW": ("U",),
-}  # fmt: skip
+__all__ = [
+    "PHONEME_VISEMES",
+    "VISEME_NAMES",
+    "VisemeSpan",
+    "sided",
+    "viseme_dominance",
+    "viseme_spans",
+    "viseme_weights",
+]
 
 # A name without side stands for both. Openings are small: in running speech the jaw seldom drops
 # half-way, and lips tell more than jaws. mouthClose is not here: closing is done where the opening
@@ -112,8 +101,7 @@ def viseme_spans(phonemes: tuple[Phoneme, ...]) -> Iterator[VisemeSpan]:
         openness = _BY_STRESS[stress] if is_vowel(phoneme.symbol) else 1.0
         if stress == 0:
             openness *= _REDUCED.get(name, 1.0)
-        # the first part of a diphthong is held longer
-        middle = phoneme.start_s + 0.6 * (phoneme.end_s - phoneme.start_s)
+        middle = phoneme.start_s + FIRST_PART * (phoneme.end_s - phoneme.start_s)
         edges = [phoneme.start_s, *([middle] if len(visemes) == 2 else []), phoneme.end_s]
         for viseme, start_s, end_s in zip(visemes, edges[:-1], edges[1:], strict=True):
             yield VisemeSpan(viseme, start_s, end_s, openness)

@@ -144,7 +144,8 @@ def _relief(
     dual_u, dual_v = (window(maps)[None] for maps in slopes.dual())
     lengths = torch.stack([window(x).norm(dim=0) for x in (slopes.along_u, slopes.along_v)])[None]
     normal = window(slopes.normal)[None]
-    visible = ((normal[:, 2:] - 0.2) / 0.3).clamp(0, 1) * seen * window(skin.layout.valid.float())[None]
+    valid = window(skin.layout.valid.float())[None]
+    visible = ((normal[:, 2:] - 0.2) / 0.3).clamp(0, 1) * seen * valid
     sway = log_light_sway(normal, dual_u, dual_v, lengths, codes.light)
     inputs = detail_inputs(colour, visible, sway, coarseness, _prior(flame))
     signs = torch.ones(N_INPUT)

@@ -114,8 +114,8 @@ class Flame(nn.Module):
                 )
         # two products, since joining the bases would copy tens of megabytes a call
         shape = params.shape @ self.shapedirs[: params.shape.shape[1]].flatten(1)
-        expression = (
-            params.expression @ self.expressiondirs[: params.expression.shape[1]].flatten(1)
+        expression = params.expression @ self.expressiondirs[: params.expression.shape[1]].flatten(
+            1
         )
         return self.template + (shape + expression).reshape(len(shape), -1, 3)
 

@@ -83,9 +83,7 @@ class Generator(nn.Layer):
         both = MAX + PITCH // 2
         self.stem = nn.Conv2D(1, DIM, 3, padding=1)
         downs = [(DIM, MAX, "half"), (MAX, MAX, "freq"), (MAX, MAX, "half"), (MAX, MAX, "freq")]
-        self.encode = nn.LayerList(
-            [Res(a, b, d, True) for a, b, d in downs]
-        )
+        self.encode = nn.LayerList([Res(a, b, d, True) for a, b, d in downs])
         self.encode.extend([Res(MAX, MAX, "none", True) for _ in range(2)])
         self.F0_conv = nn.Sequential(Res(PITCH, PITCH // 2, "half", True))
         ups = [(MAX, MAX, "freq"), (MAX, MAX, "half"), (MAX, MAX, "freq"), (MAX, DIM, "half")]
@@ -93,9 +91,7 @@ class Generator(nn.Layer):
             [AdaRes(both, both), AdaRes(both, both), AdaRes(both, MAX)]
             + [AdaRes(a, b, u) for a, b, u in ups]
         )
-        self.to_out = nn.Sequential(
-            nn.InstanceNorm2D(DIM), nn.LeakyReLU(0.2), nn.Conv2D(DIM, 1, 1)
-        )
+        self.to_out = nn.Sequential(nn.InstanceNorm2D(DIM), nn.LeakyReLU(0.2), nn.Conv2D(DIM, 1, 1))
 
     def forward(self, x, s, pitch):
         x = self.stem(x)
@@ -148,9 +144,7 @@ def conv(a, b):
 class Pooled(nn.Layer):
     def __init__(self, a, b):
         super().__init__()
-        self.pre_conv = nn.Sequential(
-            nn.BatchNorm2D(a), nn.LeakyReLU(0.01), nn.MaxPool2D((1, 2))
-        )
+        self.pre_conv = nn.Sequential(nn.BatchNorm2D(a), nn.LeakyReLU(0.01), nn.MaxPool2D((1, 2)))
         self.conv = nn.Sequential(conv(a, b), nn.BatchNorm2D(b), nn.LeakyReLU(0.01), conv(b, b))
         self.conv1by1 = nn.Conv2D(a, b, 1, bias_attr=False)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets import AssetError
-from voice.audio import SAMPLE_RATE, Audio, resample
+from voice.audio import SAMPLE_RATE, Audio, read_blocks, resample
 from voice.loudness import loudness_lufs, normalized, true_peak
 
 
@@ -145,3 +147,116 @@ def test_peaky_sound_is_limited_and_silence_stays_silence():
     assert true_peak(normalized(Audio(clicks), -10.0)) <= 10 ** (-1 / 20) + 1e-3
     silence = Audio(torch.zeros(1, 24_000))
     assert torch.equal(normalized(silence).samples, silence.samples)
+
+
+def write_with_codec(path: Path, channels: np.ndarray, rate_hz: int, codec: str) -> Path:
+    """Channels [C, N] as AAC in MP4 or Opus in WebM."""
+    layout = "stereo" if len(channels) == 2 else "mono"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate_hz, layout=layout)
+        frame = av.AudioFrame.from_ndarray(channels.astype(np.float32), "fltp", layout)
+        frame.sample_rate, frame.pts = rate_hz, 0
+        fitted = av.AudioResampler(
+            stream.codec_context.format, layout, rate_hz, stream.codec_context.frame_size or 1024
+        )
+        for piece in [*fitted.resample(frame), *fitted.resample(None)]:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("a.webm", "libopus")])
+def test_phone_and_browser_recordings_are_read(tmp_path, name, codec):
+    tone = sine(440.0, 48_000, 2.0)
+    path = write_with_codec(tmp_path / name, np.stack([tone, tone]), 48_000, codec)
+    samples = Audio.read(path).samples[0]
+    assert abs(len(samples) - 48_000) < 1_600  # codecs pad
+    spectrum = torch.fft.rfft(samples[4_800:28_800])
+    assert abs(int(spectrum.abs().argmax()) - 440) <= 1
+    assert samples[4_800:28_800].abs().max() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("rate_hz", [8_000, 192_000])
+def test_every_depth_and_rate_gives_the_same_tone(tmp_path, subtype, rate_hz):
+    soundfile.write(tmp_path / "a.wav", sine(440.0, rate_hz), rate_hz, subtype)
+    middle = slice(2_400, -2_400)
+    found = Audio.read(tmp_path / "a.wav").samples[0, middle]
+    expected = torch.from_numpy(sine(440.0, SAMPLE_RATE))[middle]
+    torch.testing.assert_close(
+        found, expected, atol=1.2e-2 if subtype == "PCM_U8" else 1e-3, rtol=0
+    )
+
+
+def test_a_voice_in_the_centre_of_surround_is_not_lost(tmp_path):
+    channels = np.zeros((24_000, 6), np.float32)
+    channels[:, 2] = sine(440.0, 24_000)  # left, right, centre, bass, behind left, behind right
+    channels[:, 3] = 0.9 * sine(40.0, 24_000)
+    soundfile.write(tmp_path / "film.wav", channels, 24_000, "FLOAT")
+    expected = torch.from_numpy(channels[:, 2])[None] * math.sqrt(0.5)
+    torch.testing.assert_close(Audio.read(tmp_path / "film.wav").samples, expected)
+
+
+@pytest.mark.parametrize("rate_hz", [24_000, 44_100])
+def test_blocks_joined_are_the_whole(tmp_path, rate_hz):
+    noise = np.random.default_rng(0).standard_normal(7 * rate_hz).astype(np.float32) * 0.1
+    soundfile.write(tmp_path / "a.wav", noise, rate_hz, "FLOAT")
+    blocks = [block.samples for block in read_blocks(tmp_path / "a.wav", 0.7)]
+    assert all(block.shape == (1, 16_800) for block in blocks[:-1])
+    whole = Audio.read(tmp_path / "a.wav").samples
+    torch.testing.assert_close(torch.cat(blocks, dim=1), whole, atol=1e-5, rtol=0)
+
+
+def test_long_files_are_read_in_blocks_with_bounded_memory(tmp_path):
+    part = np.zeros(8_000 * 1_200, np.int16)
+    with soundfile.SoundFile(tmp_path / "long.flac", "w", 8_000, 1) as file:
+        for _ in range(2):
+            file.write(part)
+    del part
+    tracemalloc.start()
+    seconds = sum(block.duration_s for block in read_blocks(tmp_path / "long.flac"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds == pytest.approx(2_400, abs=0.01)
+    assert peak < 20e6  # bytes; the whole would be 230 MB
+    with pytest.raises(AssetError, match="40 min, the limit is 30 min"):
+        Audio.read(tmp_path / "long.flac")
+
+
+def test_a_recorder_that_crashed_leaves_its_sound_readable(tmp_path):
+    soundfile.write(tmp_path / "a.wav", sine(440.0, 24_000), 24_000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    for length in (b"\0\0\0\0", b"\xff\xff\xff\xff"):
+        content[40:44] = length
+        (tmp_path / "b.wav").write_bytes(content)
+        expected = Audio.read(tmp_path / "a.wav").samples
+        torch.testing.assert_close(Audio.read(tmp_path / "b.wav").samples, expected)
+
+
+def test_what_only_claims_to_be_sound_is_refused_and_never_followed(tmp_path):
+    soundfile.write(tmp_path / "real.wav", sine(440.0, 24_000), 24_000)
+    real = (tmp_path / "real.wav").read_bytes()
+    files = {
+        "text.wav": b"this is a text\n" * 200,
+        "list.wav": b"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nreal.wav\n",
+        "concat.wav": b"ffconcat version 1.0\nfile real.wav\n",
+        "head.wav": real[:30],
+        "tail.wav": real[20:],
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(AssetError, match="cannot be read as sound") as caught:
+            Audio.read(tmp_path / name)
+        assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_breaks_off_is_refused_and_a_clipped_one_is_read_and_logged(tmp_path, caplog):
+    noise = np.random.default_rng(0).standard_normal(48_000).clip(-1, 1) * 0.999
+    soundfile.write(tmp_path / "a.flac", 0.1 * noise, 24_000)
+    content = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
+    with pytest.raises(AssetError, match="breaks off"):
+        Audio.read(tmp_path / "cut.flac")
+    soundfile.write(tmp_path / "loud.wav", sine(440.0, 24_000, level=3.0).clip(-1, 1), 24_000)
+    Audio.read(tmp_path / "loud.wav")
+    assert "clipped" in caplog.text

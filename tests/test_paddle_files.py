@@ -42,9 +42,7 @@ def agree(folder: Path, answers: dict[str, np.ndarray]) -> None:
             seen = pitch(mel)
             torch.testing.assert_close(seen.f0, given["f0"], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(seen.feature, given["feature"], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(
-                pitch.silence(mel), given["silence"], atol=1e-5, rtol=1e-5
-            )
+            torch.testing.assert_close(pitch.silence(mel), given["silence"], atol=1e-5, rtol=1e-5)
         style = voice.style_encoder(mel, torch.tensor([1]))
         mapped = voice.mapping_network(given["latent"], torch.tensor([0]))
         converted = voice.generator(mel, style, seen.feature)
@@ -117,7 +115,9 @@ def test_arrays_without_marks_of_paddle_are_not_taken_for_its():
 def test_a_file_in_pieces_is_refused_with_the_way_to_mend_it():
     pieces = {"w": {"OriginShape": [2], "slices": ["w@@.0"]}}
     content = {NAME_TABLE: {"w": "w"}, "UnpackBigParamInfor@@": pieces}
-    with pytest.raises(AssetError, match=r"in pieces; save it again with paddle.save\(protocol=4\)"):
+    with pytest.raises(
+        AssetError, match=r"in pieces; save it again with paddle.save\(protocol=4\)"
+    ):
         read_paddle(pickle.dumps(content, protocol=4), described="big.pd")
 
 

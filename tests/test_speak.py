@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from assets import AssetError
 from voice import espeak, neural
-from voice.align import estimate_phonemes, recorded
 from voice.audio import SAMPLE_RATE, Audio
 from voice.loudness import loudness_lufs, true_peak
 from voice.phonemes import CONSONANTS, VOWELS, arpabet, is_symbol, stress_of
@@ -299,70 +298,3 @@ def test_a_crash_of_the_engine_is_one_sentence(monkeypatch, tmp_path, generator)
     with pytest.raises(AssetError, match="espeak-ng stopped with status 1") as caught:
         speak("Hello", SpeakConfig(engine="espeak-ng"), generator=generator)
     assert "\n" not in str(caught.value)
-
-
-# --------------------------------------------------------------------------------- recorded speech
-
-
-def vowel(first_hz: float, second_hz: float, seconds: float, pitch_hz: float = 120.0) -> np.ndarray:
-    """A steady vowel: harmonics under two resonances, -12 dB an octave otherwise."""
-    at = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    wave = np.zeros(len(at))
-    for harmonic in np.arange(pitch_hz, 5000.0, pitch_hz):
-        gain = (100.0 / harmonic) * (
-            1.0 / abs(complex(1 - (harmonic / first_hz) ** 2, 80 * harmonic / first_hz**2))
-        )
-        gain *= 1.0 / abs(complex(1 - (harmonic / second_hz) ** 2, 90 * harmonic / second_hz**2))
-        wave += gain * np.sin(2 * np.pi * harmonic * at)
-    return wave / np.abs(wave).max() * 0.5
-
-
-def test_silence_open_vowels_and_hiss_are_told_apart_without_text(generator):
-    rest = np.zeros(SAMPLE_RATE // 2)
-    noise = torch.randn(SAMPLE_RATE // 2, generator=generator).numpy()
-    hiss = 0.1 * np.diff(np.diff(noise, prepend=0.0), prepend=0.0)  # rises with frequency
-    parts = [rest, vowel(800, 1200, 0.5), rest, vowel(280, 2300, 0.5), rest, hiss, rest]
-    audio = Audio(torch.from_numpy(np.concatenate(parts)).float()[None])
-    phonemes = estimate_phonemes(audio)
-    middles = [
-        next(p.symbol[:2] for p in phonemes if p.start_s <= t < p.end_s) for t in (0.75, 1.75, 2.75)
-    ]
-    assert middles == ["AA", "IY", "S"]
-    quiet = [
-        next(p.symbol for p in phonemes if p.start_s <= t < p.end_s) for t in (0.2, 1.25, 2.25, 3.3)
-    ]
-    assert quiet == ["SIL"] * 4
-
-
-def test_lips_closing_between_two_vowels_are_found():
-    gap = 0.02 * np.sin(2 * np.pi * 120 * np.arange(round(0.08 * SAMPLE_RATE)) / SAMPLE_RATE)
-    parts = [np.zeros(4_800), vowel(750, 1200, 0.3), gap, vowel(750, 1200, 0.3), np.zeros(4_800)]
-    audio = Audio(torch.from_numpy(np.concatenate(parts)).float()[None])
-    closed = [p for p in estimate_phonemes(audio) if p.symbol in ("M", "P", "B")]
-    assert len(closed) == 1
-    assert closed[0].start_s == pytest.approx(0.5, abs=0.03)
-    assert closed[0].end_s == pytest.approx(0.58, abs=0.03)
-
-
-def test_a_silent_recording_is_one_silence_and_covers_it_all():
-    audio = Audio(torch.zeros(1, 12_345))
-    assert recorded(audio).phonemes == (Phoneme("SIL", 0.0, audio.duration_s),)
-
-
-@needs_espeak
-def test_openness_heard_follows_openness_read(generator):
-    text = "Anna saw a large car. We see three green trees. Harry had a bad apple."
-    speech = speak(text, SpeakConfig(engine="espeak-ng"), generator=generator)
-    opened = {"AA": 1.0, "AE": 0.9, "AY": 0.8, "AO": 0.7, "EH": 0.6, "AH": 0.6, "ER": 0.4}
-
-    def curve(phonemes: tuple[Phoneme, ...]) -> np.ndarray:
-        level = np.zeros(round(speech.duration_s * 100))
-        for p in phonemes:
-            name = p.symbol.rstrip("012")
-            level[round(p.start_s * 100) : round(p.end_s * 100)] = opened.get(
-                name, 0.3 if name in VOWELS else 0.0
-            )
-        return np.convolve(level, np.ones(9) / 9, "same")
-
-    heard, read = curve(estimate_phonemes(speech.audio)), curve(speech.phonemes)
-    assert np.corrcoef(heard, read)[0, 1] > 0.6

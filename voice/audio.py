@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from torch import Tensor
 
 from assets.errors import AssetError
 from assets.files import replacing
+from voice.decode import Decoder, mixed_down, open_sound
+
+log = logging.getLogger(__name__)
 
 SAMPLE_RATE = 24_000  # Hz
 SHORTEST_S = 0.05
 LONGEST_S = 30 * 60.0
-_LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000  # Hz; outside, a header is damaged
-_FORMATS = "WAV, FLAC, OGG or MP3"
+_FULL_SCALE = 0.9999
+_CLIPPED_SHARE = 1e-3  # of all samples at full scale, from which a recording is heard to be clipped
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +40,27 @@ class Audio:
     def read(cls, path: Path | str) -> Audio:
         """The sound of a file, mixed to mono and resampled to 24 kHz.
 
-        Takes what libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, ...), 0.05 s to 30 min. AssetError
-        for anything else, for a file cut short and for samples that are not numbers.
+        Takes WAV, FLAC, OGG, MP3, AIFF, M4A and the sound of videos, whatever the name, 0.05 s to
+        30 min (`read_blocks` takes any length). AssetError for anything else, for a file cut short
+        and for samples that are not numbers. Clipped recordings are read, and logged.
         """
-        path = Path(path)
-        samples, rate_hz = _decode(path)
-        if not np.isfinite(samples).all():
+        sound = open_sound(path)
+        _check_length(sound)
+        rate_hz = sound.header.rate_hz
+        rows: list[np.ndarray] = []
+        count = 0
+        for block in sound.blocks():
+            rows.append(mixed_down(block))
+            count += len(block)
+            if count > LONGEST_S * rate_hz:
+                raise AssetError(_too_long(sound.path, count / rate_hz))
+        if count < SHORTEST_S * rate_hz:
             raise AssetError(
-                f"{path} holds samples that are not numbers; export it again as 16-bit {_FORMATS}"
+                f"{sound.path} ends after {count} samples; the file is cut short, copy it again"
             )
-        mono = torch.from_numpy(samples).mean(dim=1)[None]
+        mono = torch.from_numpy(np.concatenate(rows))[None]
+        if float((mono.abs() >= _FULL_SCALE).float().mean()) > _CLIPPED_SHARE:
+            log.warning("%s is clipped and will sound harsh; record it at a lower level", path)
         # float files may go beyond full scale, which a 16-bit player would clip
         mono = mono / mono.abs().amax().clamp_min(1.0)
         return cls(resample(mono, rate_hz, SAMPLE_RATE))
@@ -79,37 +94,52 @@ def resample(samples: Float[Tensor, "B N"], rate_hz: int, new_rate_hz: int) -> F
     return torch.from_numpy(np.stack(rows)).to(samples)
 
 
-def _decode(path: Path) -> tuple[Float[np.ndarray, "N C"], int]:
-    """Samples per channel and rate of a sound file, after its header has been judged."""
-    import soundfile
+def read_blocks(path: Path | str, block_s: float = 10.0) -> Iterator[Audio]:
+    """The sound of a file of any length at 24 kHz mono, `block_s` seconds at a time.
 
-    if not path.is_file():
-        raise AssetError(f"there is no sound file at {path}; check the path")
-    try:
-        header = soundfile.info(str(path))
-        if not _LOWEST_RATE <= header.samplerate <= _HIGHEST_RATE:
-            raise AssetError(
-                f"{path} says it has {header.samplerate} samples a second, which no recording has; "
-                f"export it again as {_FORMATS}"
-            )
-        duration_s = header.frames / header.samplerate
-        if duration_s < SHORTEST_S:
-            raise AssetError(
-                f"{path} lasts {duration_s:.3f} s; a line of at least {SHORTEST_S} s is needed"
-            )
-        if not math.isfinite(duration_s) or duration_s > LONGEST_S:
-            raise AssetError(
-                f"{path} lasts {duration_s / 60:.0f} min, the limit is {LONGEST_S / 60:.0f} min; "
-                "cut it into parts"
-            )
-        samples, rate_hz = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
+    Joined, the blocks are what `Audio.read` gives, but for files of floats beyond -1..1, whose
+    level is left as it is. Memory does not grow with the file. Errors are those of `Audio.read`.
+    """
+    import soxr
+
+    if not block_s > 0:
+        raise ValueError(f"block_s={block_s} must be above 0")
+    sound = open_sound(path)
+    rate_hz = sound.header.rate_hz
+    stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    size = max(1, round(block_s * SAMPLE_RATE))
+    waiting: list[np.ndarray] = []
+    held = 0
+
+    def take(row: np.ndarray, *, last: bool = False) -> Iterator[Audio]:
+        nonlocal waiting, held
+        made = row if rate_hz == SAMPLE_RATE else stream.resample_chunk(row, last=last)
+        waiting.append(made)
+        held += len(made)
+        while held >= size or (last and held):
+            joined = np.concatenate(waiting)
+            yield Audio(torch.from_numpy(joined[:size].copy())[None])
+            waiting, held = [joined[size:]], max(0, held - size)
+
+    for block in sound.blocks():
+        yield from take(np.ascontiguousarray(mixed_down(block), dtype=np.float32))
+    yield from take(np.zeros(0, dtype=np.float32), last=True)
+
+
+def _check_length(sound: Decoder) -> None:
+    duration_s = sound.header.duration_s
+    if duration_s is None:
+        return
+    if duration_s < SHORTEST_S:
         raise AssetError(
-            f"{path} cannot be read as sound ({str(error).rstrip('.').split(': ')[-1]}); "
-            f"save it as {_FORMATS}"
-        ) from error
-    if len(samples) < SHORTEST_S * rate_hz:
-        raise AssetError(
-            f"{path} ends after {len(samples)} samples; the file is cut short, copy it again"
+            f"{sound.path} lasts {duration_s:.3f} s; a line of at least {SHORTEST_S} s is needed"
         )
-    return samples, rate_hz
+    if duration_s > LONGEST_S:
+        raise AssetError(_too_long(sound.path, duration_s))
+
+
+def _too_long(path: Path, duration_s: float) -> str:
+    return (
+        f"{path} lasts {duration_s / 60:.0f} min, the limit is {LONGEST_S / 60:.0f} min; "
+        "cut it into parts"
+    )

@@ -230,7 +230,10 @@ def main() -> None:
             assert target is not None
             return classical(source, target)
 
-        ways: dict[str, Callable[[], np.ndarray]] = {"source": lambda s=source: s}
+        def unchanged(source: np.ndarray = source) -> np.ndarray:
+            return source
+
+        ways: dict[str, Callable[[], np.ndarray]] = {"source": unchanged}
         if vocoder is not None:
             ways["vocoder"] = resynthesis
         if converter is not None and target is not None:

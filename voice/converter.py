@@ -1,0 +1,143 @@
+"""A voice converter as one value: speech in, the same words in another speaker's voice out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast, overload, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from voice.audio import Audio
+from voice.jdc import F0Net
+from voice.mel import MelConfig, denormalised, log_mel, normalised
+from voice.stargan import Generator, MappingNetwork, StyleEncoder
+
+RELEASED_SPEAKERS = (  # of VCTK; the first ten are women, the others men
+    *("p225", "p228", "p229", "p230", "p231", "p233", "p236", "p239", "p240", "p244"),
+    *("p226", "p227", "p232", "p243", "p254", "p256", "p258", "p259", "p270", "p273"),
+)
+
+
+@runtime_checkable
+class Synthesises(Protocol):
+    """What a converter needs of a vocoder."""
+
+    def synthesise(self, mel: Float[Tensor, "B M T"], *, generator: torch.Generator) -> Audio:
+        """The sound of a natural-log mel, at least T - 1 hops long."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Converter:
+    """The networks of StarGANv2-VC in evaluation mode, with the names of its speakers."""
+
+    generator: Generator
+    mapping_network: MappingNetwork
+    style_encoder: StyleEncoder
+    pitch: F0Net
+    speakers: tuple[str, ...]
+    vocoder: Synthesises | None = None
+
+    def __post_init__(self) -> None:
+        domains = self.mapping_network.config.num_domains
+        if len(self.speakers) != domains or len(set(self.speakers)) != domains:
+            raise ValueError(
+                f"this converter has {domains} speakers, {len(self.speakers)} names were given"
+            )
+
+    @overload
+    def convert(
+        self, source: Audio, style: Tensor, *, generator: torch.Generator | None = None
+    ) -> Audio: ...
+
+    @overload
+    def convert(
+        self, source: Tensor, style: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor: ...
+
+    @torch.no_grad()
+    def convert(
+        self,
+        source: Audio | Float[Tensor, "B M T"],
+        style: Float[Tensor, "Y S"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Audio | Float[Tensor, "B M T"]:
+        """The source's words in a style: sound for sound, or natural-log mel for mel.
+
+        Lengths stay. Y is 1, for the whole batch, or B. Sound needs a vocoder, and a generator for
+        its noise. The melody follows the source; its mean moves to where the style's speaker is.
+        """
+        if isinstance(source, Tensor):
+            return self._convert_mel(source, style)
+        if self.vocoder is None:
+            raise ValueError(
+                "this converter came without a vocoder; pass one to load_converter(vocoder=...)"
+            )
+        if generator is None:
+            raise ValueError("sound needs generator=torch.Generator(), for the vocoder's noise")
+        samples = source.samples
+        loudest = samples.abs().amax(dim=1, keepdim=True)
+        mel = log_mel(samples / loudest.clamp_min(1e-8), MelConfig())
+        sound = self.vocoder.synthesise(self._convert_mel(mel, style), generator=generator)
+        missing = max(0, samples.shape[1] - sound.samples.shape[1])
+        return Audio(F.pad(sound.samples, (0, missing))[:, : samples.shape[1]])
+
+    @torch.no_grad()
+    def style_of(
+        self, reference: Audio | Float[Tensor, "B M T"], speaker: str | int
+    ) -> Float[Tensor, "B S"]:
+        """The style of reference sound, or of its natural-log mel, read as a speaker's.
+
+        At least one second. The reference's own speaker is meant; another name shifts the style.
+        """
+        mel = log_mel(reference.samples, MelConfig()) if isinstance(reference, Audio) else reference
+        domain = torch.full((len(mel),), self.label(speaker), device=mel.device)
+        return cast(Tensor, self.style_encoder(normalised(mel)[:, None], domain))
+
+    @torch.no_grad()
+    def random_style(
+        self, speaker: str | int, *, generator: torch.Generator
+    ) -> Float[Tensor, "1 S"]:
+        """A style of a speaker from the mapping network; each draw is another way of speaking."""
+        weight = self.mapping_network.shared[0].weight
+        assert isinstance(weight, Tensor)
+        latent = torch.randn(1, self.mapping_network.config.latent_dim, generator=generator)
+        domain = torch.tensor([self.label(speaker)], device=weight.device)
+        return cast(Tensor, self.mapping_network(latent.to(weight), domain))
+
+    def label(self, speaker: str | int) -> int:
+        """A speaker's number; ValueError lists the names."""
+        if isinstance(speaker, int) and 0 <= speaker < len(self.speakers):
+            return speaker
+        if speaker in self.speakers:
+            return self.speakers.index(str(speaker))
+        raise ValueError(
+            f"no speaker {speaker!r} in this converter; it has {', '.join(self.speakers)}"
+        )
+
+    def _convert_mel(self, mel: Tensor, style: Tensor) -> Tensor:
+        wanted = self.generator.config.style_dim
+        if style.ndim != 2 or style.shape[1] != wanted or len(style) not in (1, len(mel)):
+            raise ValueError(
+                f"the style has the shape {list(style.shape)}; wanted is [1, {wanted}] "
+                f"or [{len(mel)}, {wanted}], as style_of returns it"
+            )
+        frames, step = mel.shape[-1], self.generator.config.frame_step
+        padded = F.pad(normalised(mel), (0, -frames % step), mode="replicate")[:, None]
+        pitch = self.pitch.feature(padded) if self.generator.config.F0_channel else None
+        converted = self.generator(padded, style.expand(len(mel), -1), pitch)
+        return denormalised(converted[:, 0, :, :frames])
+
+
+def speaker_names(count: int, given: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Names of a converter's speakers: those given, the release's for twenty, else numbers."""
+    if given is not None:
+        return tuple(given)
+    if count == len(RELEASED_SPEAKERS):
+        return RELEASED_SPEAKERS
+    return tuple(str(number) for number in range(count))

@@ -1,0 +1,261 @@
+"""Train the vocoder: sound from mels.
+
+The loss compares spectrograms at many resolutions and takes off what two draws of the model's own
+noise differ in. Discriminators can join from a step on (`--adversarial-from`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from voice.corpus import Corpus
+from voice.losses_adversarial import WaveJudge, convincing_loss, feature_loss, judge_loss
+from voice.losses_spectral import energy_distance
+from voice.mel import log_mel, normalised
+from voice.shipped import save_net
+from voice.train_crops import Batch, clip_weights, draw_crops
+from voice.train_previews import save_mels, save_sounds
+from voice.train_run import Run, apply_gradients, learning_rate
+from voice.vocos import Filters, Vocos, VocosConfig, filled, gaussian_targets
+from voice.vocos_source import excitations, frame_phases, overlap_add, spectra
+
+log = logging.getLogger(__name__)
+
+_PREVIEW_FRAMES = 240
+
+
+@dataclass(frozen=True)
+class VocoderTraining:
+    """Settings of one run."""
+
+    steps: int = 60_000
+    batch: int = 8
+    frames: int = 96  # of a crop
+    learning_rate: float = 8e-4
+    warm_up: int = 200
+    decay_share: float = 0.25
+    weight_decay: float = 1e-4
+    ema: float = 0.999
+    narrow_share: float = 0.3  # how often, for its length, sound without a top octave is drawn
+    pitch_weight: float = 0.3
+    adversarial_from: int = 0  # 0: never
+    adversarial_weight: float = 0.1
+    seed: int = 0
+    save_every: int = 250
+
+
+def two_draws(
+    net: Vocos, filters: Filters, f0: Float[Tensor, "B T"], *, generator: torch.Generator
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """The same spectra filled with two independent noises."""
+    hop, n_fft = net.config.hop_length, net.config.n_fft
+    pitch_hz, voiced = filled(f0)
+    frames = torch.arange(f0.shape[1])
+    pulses, _ = excitations(pitch_hz, voiced, frame_phases(pitch_hz, hop), frames, hop)
+    harmonic = overlap_add(net.harmonic(filters, spectra(pulses, n_fft, hop)), n_fft, hop)
+    gain = filters.log_noise.exp()[..., None]
+    draws = []
+    for _ in range(2):
+        noise = torch.randn(pulses.shape, generator=generator).to(pulses)
+        draws.append(harmonic + overlap_add(gain * spectra(noise, n_fft, hop), n_fft, hop))
+    return draws[0], draws[1]
+
+
+def pitch_loss(net: Vocos, filters: Filters, f0: Float[Tensor, "B T"]) -> Float[Tensor, ""]:
+    """Cross-entropy of the pitch where voiced, and of voicing everywhere."""
+    voiced = (f0 > 0).to(filters.voicing_logit)
+    targets = gaussian_targets(f0, net.config)
+    entropy = -(targets * filters.pitch_logits.log_softmax(-1)).sum(-1)
+    pitch = (entropy * voiced).sum() / voiced.sum().clamp(min=1)
+    return pitch + F.binary_cross_entropy_with_logits(filters.voicing_logit, voiced)
+
+
+def loss_of(
+    net: Vocos, batch: Batch, config: VocoderTraining, *, generator: torch.Generator
+) -> tuple[Float[Tensor, ""], dict[str, float], Float[Tensor, "B N"]]:
+    """Training loss, figures for the log, and one of the two draws."""
+    filters = net.filters(batch.mel, batch.f0)
+    draw, other = two_draws(net, filters, batch.f0, generator=generator)
+    distance, plain = energy_distance(batch.samples, draw, other)
+    pitch = pitch_loss(net, filters, batch.f0)
+    parts = {"energy": distance, "spectral": plain, "pitch": pitch}
+    figures = {name: float(part.detach()) for name, part in parts.items()}
+    return distance + config.pitch_weight * pitch, figures, draw
+
+
+@torch.no_grad()
+def preview(net: Vocos, corpus: Corpus, folder: Path, clips: int = 3) -> None:
+    """Mels of held-out clips above those of their resynthesis, and the sounds."""
+    chosen = (corpus.indices(held_out=True) or corpus.indices(held_out=False))[:clips]
+    rows = []
+    for index in chosen:
+        samples = corpus.samples(index)[None, : _PREVIEW_FRAMES * 300]
+        samples = F.pad(samples, (0, max(0, _PREVIEW_FRAMES * 300 - samples.shape[1])))
+        mel = normalised(log_mel(samples))[..., :_PREVIEW_FRAMES]
+        rows.append((mel, net(mel)))
+    made = [sound for _, sound in rows]
+    again = torch.cat([normalised(log_mel(sound))[..., :_PREVIEW_FRAMES] for sound in made])
+    save_mels([torch.cat([mel for mel, _ in rows]), again], folder / "preview.png")
+    save_sounds(made, folder, "preview")
+
+
+@dataclass(frozen=True, eq=False)
+class Rival:
+    """The discriminators and what trains them."""
+
+    judge: WaveJudge
+    optimizer: torch.optim.AdamW
+
+    @classmethod
+    def of(cls, config: VocoderTraining) -> Rival:
+        """Untrained ones, the same for the same seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed + 1)
+            judge = WaveJudge()
+        return cls(judge, torch.optim.AdamW(judge.parameters(), 2e-4, (0.8, 0.99)))
+
+    def learn(self, real: Float[Tensor, "B N"], made: Float[Tensor, "B N"]) -> float:
+        """One step of the discriminators; their loss."""
+        loss = judge_loss(self.judge(real), self.judge(made))
+        loss.backward()  # type: ignore[no-untyped-call]
+        apply_gradients(self.optimizer, None, 10.0)
+        return float(loss.detach())
+
+    def loss(self, real: Float[Tensor, "B N"], made: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
+        """The vocoder's: to convince, with features as in the recording."""
+        self.judge.requires_grad_(False)
+        with torch.no_grad():
+            wanted = self.judge(real)
+        found = self.judge(made)
+        self.judge.requires_grad_(True)
+        return convincing_loss(found) + 2 * feature_loss(wanted, found)
+
+
+def train(
+    corpus: Corpus,
+    folder: Path,
+    config: VocoderTraining,
+    sizes: VocosConfig,
+    *,
+    minutes: float | None = None,
+    export: Path | None = None,
+) -> Vocos:
+    """The averaged vocoder after `config.steps`, or when `minutes` of this call are over.
+
+    Writes checkpoint, loss.csv and previews into the folder and goes on from what lies there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        net = Vocos(sizes)
+    averaged = copy.deepcopy(net).requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), config.learning_rate, (0.85, 0.99), weight_decay=config.weight_decay
+    )
+    generator = torch.Generator().manual_seed(config.seed)
+    run = Run(folder, {"vocoder": net}, {"vocoder": optimizer}, {"vocoder": averaged}, generator)
+    rival = Rival.of(config) if config.adversarial_from else None
+    if rival is not None:
+        # a run that began without discriminators may be given them later
+        run.nets = {**run.nets, "judge": rival.judge}
+        run.optimizers = {**run.optimizers, "judge": rival.optimizer}
+    if run.resume():
+        log.info("going on from step %d", run.step)
+    indices = corpus.indices(held_out=False)
+    weights = clip_weights(corpus, indices, config.narrow_share)
+    started, before, skipped = time.monotonic(), run.spent_s, 0
+    sums: dict[str, float] = {}
+    count = 0
+    while run.step < config.steps:
+        if minutes is not None and time.monotonic() - started > 60 * minutes:
+            break
+        batch = draw_crops(
+            corpus, indices, weights, config.frames, config.batch, generator=generator
+        )
+        loss, figures, draw = loss_of(net, batch, config, generator=generator)
+        if rival is not None and run.step >= config.adversarial_from:
+            figures["judge"] = rival.learn(batch.samples, draw.detach())
+            loss = loss + config.adversarial_weight * rival.loss(batch.samples, draw)
+        loss.backward()  # type: ignore[no-untyped-call]
+        rate = learning_rate(
+            run.step,
+            config.steps,
+            peak=config.learning_rate,
+            warm_up=config.warm_up,
+            decay_share=config.decay_share,
+        )
+        skipped += not apply_gradients(optimizer, rate, 5.0)
+        run.step += 1
+        run.average(config.ema)
+        run.spent_s = before + time.monotonic() - started
+        count += 1
+        sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+        if run.step % 50 == 0 or run.step == config.steps:
+            means = {name: value / count for name, value in sums.items()}
+            run.record({**means, "rate": rate, "skipped": float(skipped)})
+            log.info("step %d: %s", run.step, {n: round(v, 4) for n, v in means.items()})
+            sums, count = {}, 0
+        if run.step % config.save_every == 0:
+            run.save()
+            preview(averaged, corpus, folder)
+            if export is not None:
+                save_net(averaged, export)
+    run.save()
+    if export is not None:
+        save_net(averaged, export)
+    return averaged.eval()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m voice.train vocoder`."""
+    defaults = VocoderTraining()
+    parser.add_argument("--corpus", type=Path, required=True, help="what the stage corpus wrote")
+    parser.add_argument("--run", type=Path, default=Path("out/vocoder"), help="checkpoints")
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--batch", type=int, default=defaults.batch)
+    parser.add_argument("--frames", type=int, default=defaults.frames, help="of a crop")
+    parser.add_argument("--rate", type=float, default=defaults.learning_rate)
+    parser.add_argument("--adversarial-from", type=int, default=0, help="step; 0: never")
+    parser.add_argument("--save-every", type=int, default=defaults.save_every)
+    parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--export", type=Path, help="write the averaged network here as it learns")
+    parser.add_argument("--ship", action="store_true", help="write it under assets/ at the end")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, and ship if asked."""
+    from voice.shipped import ship
+
+    torch.set_num_threads(options.threads)
+    corpus = Corpus.open(options.corpus)
+    config = VocoderTraining(
+        steps=options.steps,
+        batch=options.batch,
+        frames=options.frames,
+        learning_rate=options.rate,
+        adversarial_from=options.adversarial_from,
+        seed=options.seed,
+        save_every=options.save_every,
+    )
+    net = train(
+        corpus,
+        options.run,
+        config,
+        VocosConfig(),
+        minutes=options.minutes,
+        export=options.export,
+    )
+    if options.ship:
+        ship("vocoder", lambda path: save_net(net, path), corpus, options.run, options.seed)

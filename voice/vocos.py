@@ -1,0 +1,282 @@
+"""A vocoder in the frequency domain: mels to sound by an inverse STFT of predicted spectra.
+
+The backbone and the head are those of Vocos (Siuzdak 2023). Instead of a free phase the head
+predicts filters, with phases of their own, for two excitations: pulses at the pitch and noise
+(as in neural source-filter models). Pitch is then kept to the cent and can be given from outside,
+and a small network trained without adversaries does not buzz.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from voice.audio import Audio
+from voice.mel import MelConfig, denormalised, mel_bank, normalised
+from voice.vocos_source import excitations, frame_phases, overlap_add, spectra
+
+
+@dataclass(frozen=True)
+class VocosConfig:
+    """Sizes of the vocoder; 1 frame is 12.5 ms."""
+
+    dim: int = 256
+    hidden: int = 512
+    layers: int = 8
+    kernel: int = 7
+    embed_ahead: int = 2  # frames that the first layer looks ahead
+    ahead: int = 2  # further layers that look one frame ahead each
+    pitch_layers: int = 3  # of the layers; the pitch is read after them
+    pitch_bins: int = 224
+    lowest_hz: float = 50.0
+    bin_cents: float = 25.0
+    n_fft: int = 1200
+    hop_length: int = 300
+
+    def __post_init__(self) -> None:
+        if not 0 < self.pitch_layers < self.layers:
+            raise ValueError(f"pitch_layers={self.pitch_layers} must be 1..{self.layers - 1}")
+        if not 0 <= self.ahead <= self.layers or not 0 <= self.embed_ahead < self.kernel:
+            raise ValueError(
+                f"ahead={self.ahead} must be 0..{self.layers} and "
+                f"embed_ahead={self.embed_ahead} 0..{self.kernel - 1}"
+            )
+        if self.n_fft != 4 * self.hop_length:
+            raise ValueError(f"n_fft={self.n_fft} must be 4 * hop_length={4 * self.hop_length}")
+
+    @property
+    def look_ahead(self) -> int:
+        """Mel frames after a frame that its 300 samples depend on; the source needs 4 of them."""
+        return self.embed_ahead + self.ahead + 4
+
+
+@dataclass(frozen=True, eq=False)
+class Filters:
+    """What the network says of B mels, per frame."""
+
+    pitch_logits: Float[Tensor, "B T P"]
+    voicing_logit: Float[Tensor, "B T"]
+    log_harmonic: Float[Tensor, "B T K"]  # gain of the pulses
+    phase: Float[Tensor, "B T K"]  # rad; what the filter adds to the pulses' phase
+    log_noise: Float[Tensor, "B T K"]  # gain of the noise
+
+
+class Vocos(nn.Module):
+    """Normalised mels of 80 bands to sound at 24 kHz, 300 samples a frame."""
+
+    interpolation: Tensor
+    offset: Tensor
+    noise_bands: Tensor
+
+    def __init__(self, config: VocosConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or VocosConfig()
+        mel = MelConfig()
+        bins = config.n_fft // 2 + 1
+        self.embed = FrameConv(mel.n_mels, config.dim, config.kernel, config.embed_ahead)
+        self.embed_norm = nn.LayerNorm(config.dim)
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock(config, ahead=int(layer < config.ahead)) for layer in range(config.layers)
+        )
+        self.pitch_norm = nn.LayerNorm(config.dim)
+        self.pitch_head = nn.Linear(config.dim, config.pitch_bins + 1)
+        self.pitch_embed = nn.Linear(3, config.dim)
+        self.head_norm = nn.LayerNorm(config.dim)
+        self.n_noise = 128
+        self.head = nn.Linear(config.dim, 2 * bins + self.n_noise)
+        nn.init.normal_(self.head.weight, std=1e-3)
+        nn.init.zeros_(self.head.bias)
+        interpolation, offset = _envelope_of_mel(mel, config.n_fft)
+        self.register_buffer("interpolation", interpolation, persistent=False)
+        self.register_buffer("offset", offset, persistent=False)
+        bands = _interpolation(torch.linspace(0, bins - 1, self.n_noise), bins)
+        self.register_buffer("noise_bands", bands, persistent=False)
+
+    def forward(
+        self,
+        mel: Float[Tensor, "B 80 T"],
+        f0: Float[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B N"]:
+        """The sound of each mel, 300 samples a frame; frame t is centred on sample 300 t.
+
+        `f0`, in Hz, 0 where unvoiced, replaces the pitch that the network hears in the mel. The
+        noise depends on the position alone, so the same mel always gives the same samples.
+        """
+        filters = self.filters(mel, f0)
+        pitch_hz, voiced = self.pitch(filters) if f0 is None else filled(f0)
+        frames = torch.arange(mel.shape[-1], device=mel.device)
+        phases = frame_phases(pitch_hz, self.config.hop_length)
+        pulses, noise = excitations(pitch_hz, voiced, phases, frames, self.config.hop_length)
+        n_fft, hop = self.config.n_fft, self.config.hop_length
+        out = self.spectrum(filters, spectra(pulses, n_fft, hop), spectra(noise, n_fft, hop))
+        return overlap_add(out, n_fft, hop)
+
+    @torch.no_grad()
+    def synthesise(self, mel: Float[Tensor, "B M T"], *, generator: torch.Generator) -> Audio:
+        """The sound of a natural-log mel, 300 samples a frame, as every vocoder here gives it.
+
+        Nothing is drawn from the generator: the noise is a function of the position.
+        """
+        return Audio(self(normalised(mel)))
+
+    def filters(
+        self, mel: Float[Tensor, "B 80 T"], f0: Float[Tensor, "B T"] | None = None
+    ) -> Filters:
+        """The network's answer; with `f0` the later layers are told that pitch, not their own."""
+        x = self.embed_norm(self.embed(mel).transpose(1, 2))
+        for block in self.blocks[: self.config.pitch_layers]:
+            x = block(x)
+        pitch = self.pitch_head(self.pitch_norm(x))
+        logits, voicing = pitch[..., :-1], pitch[..., -1]
+        x = x + self.described(logits, voicing, f0)
+        for block in self.blocks[self.config.pitch_layers :]:
+            x = block(x)
+        return self.read(mel, self.head(self.head_norm(x)), logits, voicing)
+
+    def pitch(self, filters: Filters) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """Pitch in Hz, guessed also where unvoiced, and 1 where voiced."""
+        return self._heard(filters.pitch_logits, filters.voicing_logit)
+
+    def spectrum(
+        self,
+        filters: Filters,
+        pulses: Float[Tensor, "B T K 2"],
+        noise: Float[Tensor, "B T K 2"],
+    ) -> Float[Tensor, "B T K 2"]:
+        """Filtered pulses plus filtered noise; spectra are real and imaginary parts."""
+        return self.harmonic(filters, pulses) + filters.log_noise.exp()[..., None] * noise
+
+    def harmonic(
+        self, filters: Filters, pulses: Float[Tensor, "B T K 2"]
+    ) -> Float[Tensor, "B T K 2"]:
+        """The filtered pulses alone."""
+        gain = filters.log_harmonic.exp()
+        real, imaginary = gain * filters.phase.cos(), gain * filters.phase.sin()
+        along = real * pulses[..., 0] - imaginary * pulses[..., 1]
+        across = real * pulses[..., 1] + imaginary * pulses[..., 0]
+        return torch.stack([along, across], dim=-1)
+
+    def _heard(self, logits: Tensor, voicing: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of the likeliest bin and its neighbours, on the logarithmic scale."""
+        likelihood = logits.detach().softmax(-1)
+        middle = likelihood.argmax(-1, keepdim=True)
+        index = torch.arange(self.config.pitch_bins, device=logits.device)
+        near = likelihood * ((index - middle).abs() <= 3)
+        centre = (near * index).sum(-1) / near.sum(-1)
+        hertz = self.config.lowest_hz * torch.exp2(centre * self.config.bin_cents / 1200)
+        return hertz, (voicing.detach() > 0).to(hertz)
+
+    def described(
+        self,
+        logits: Float[Tensor, "B T P"],
+        voicing: Float[Tensor, "B T"],
+        f0: Float[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T C"]:
+        """What the later layers are told of the pitch: of `f0`, else of the network's own."""
+        pitch_hz, voiced = self._heard(logits, voicing) if f0 is None else filled(f0)
+        octave = torch.log2(pitch_hz / 200.0) * voiced
+        described = torch.stack([octave, octave.square(), voiced], dim=-1)
+        return cast(Tensor, self.pitch_embed(described))
+
+    def read(
+        self,
+        mel: Float[Tensor, "B 80 T"],
+        answer: Float[Tensor, "B T A"],
+        logits: Float[Tensor, "B T P"],
+        voicing: Float[Tensor, "B T"],
+    ) -> Filters:
+        """Filters of the head's answer, which is what to add to the mel's own envelope."""
+        bins = self.config.n_fft // 2 + 1
+        harmonic, phase, noise = torch.split(answer, [bins, bins, self.n_noise], dim=-1)
+        envelope = denormalised(mel).transpose(1, 2) @ self.interpolation / 2 - self.offset
+        return Filters(
+            logits,
+            voicing,
+            (envelope + harmonic).clamp(max=4.0),
+            phase,
+            (envelope - 1.5 + noise @ self.noise_bands).clamp(max=4.0),
+        )
+
+
+class FrameConv(nn.Module):
+    """A convolution over frames that looks `ahead` frames ahead and the rest of its kernel back."""
+
+    def __init__(self, dim_in: int, dim_out: int, kernel: int, ahead: int, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(dim_in, dim_out, kernel, groups=groups)
+        self.back, self.ahead = kernel - 1 - ahead, ahead
+
+    def forward(self, x: Float[Tensor, "B C T"]) -> Float[Tensor, "B D T"]:
+        """As many frames as come in; zeros stand for what lies outside."""
+        return cast(Tensor, self.conv(F.pad(x, (self.back, self.ahead))))
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution, then a perceptron on each frame, around a residual."""
+
+    def __init__(self, config: VocosConfig, ahead: int) -> None:
+        super().__init__()
+        self.depthwise = FrameConv(config.dim, config.dim, config.kernel, ahead, config.dim)
+        self.norm = nn.LayerNorm(config.dim)
+        self.widen = nn.Linear(config.dim, config.hidden)
+        self.narrow = nn.Linear(config.hidden, config.dim)
+        self.scale = nn.Parameter(torch.full((config.dim,), 1.0 / config.layers))
+
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        """Frames of the same number."""
+        return x + self.perceptron(self.depthwise(x.transpose(1, 2)).transpose(1, 2))
+
+    def perceptron(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        """What is added to the residual, of the convolved frames."""
+        return cast(Tensor, self.scale * self.narrow(F.gelu(self.widen(self.norm(x)))))
+
+
+def filled(f0: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    """Pitch with the last one kept, or 150 Hz before any, where unvoiced; and 1 where voiced."""
+    is_voiced: Bool[Tensor, "B T"] = f0 > 0
+    index = torch.arange(f0.shape[1], device=f0.device)
+    last = torch.where(is_voiced, index, -1).cummax(dim=1).values
+    kept = f0.gather(1, last.clamp(min=0))
+    return torch.where(last >= 0, kept, torch.full_like(f0, 150.0)), is_voiced.to(f0)
+
+
+def _envelope_of_mel(mel: MelConfig, n_fft: int) -> tuple[Tensor, Tensor]:
+    """From mel bands to bins [M, K], and what to take off half the log-mel to get the log gain.
+
+    A gain of 1 on excitations of unit power density gives each bin the window's energy.
+    """
+    bank = mel_bank(mel)  # [bins of the mel's FFT, M]
+    rate = mel.sample_rate
+    centres_hz = (bank * torch.arange(len(bank))[:, None]).sum(0) / bank.sum(0) * rate / mel.n_fft
+    bins = n_fft // 2 + 1
+    interpolation = _interpolation(centres_hz * n_fft / rate, bins)
+    energy = 3 / 8 * mel.win_length
+    offset = (bank.sum(0) * energy).log() / 2
+    return interpolation, (offset.float() @ interpolation)
+
+
+def _interpolation(positions: Tensor, count: int) -> Tensor:
+    """Matrix [P, count] of linear interpolation between rising positions, constant outside."""
+    at = torch.arange(count, dtype=positions.dtype).clamp(positions[0], positions[-1])
+    right = torch.searchsorted(positions.contiguous(), at).clamp(1, len(positions) - 1)
+    share = (at - positions[right - 1]) / (positions[right] - positions[right - 1])
+    matrix = torch.zeros(len(positions), count, dtype=positions.dtype)
+    columns = torch.arange(count)
+    matrix[right - 1, columns] = 1 - share
+    matrix[right, columns] = share
+    return matrix.float()
+
+
+def gaussian_targets(f0: Float[Tensor, "B T"], config: VocosConfig) -> Float[Tensor, "B T P"]:
+    """Soft labels of the pitch bins, one bin wide, summing to 1; any where f0 is 0."""
+    cents = 1200 * torch.log2(f0.clamp(min=config.lowest_hz) / config.lowest_hz)
+    index = torch.arange(config.pitch_bins, device=f0.device)
+    off = index - cents[..., None] / config.bin_cents
+    weights = torch.exp(-off.square() / 2)
+    return weights / weights.sum(-1, keepdim=True).clamp(min=math.exp(-50))

@@ -1,0 +1,167 @@
+"""The vocoder on mels that arrive in pieces; the sound is that of the whole mel at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from voice.vocos import ConvNeXtBlock, Filters, FrameConv, Vocos
+from voice.vocos_source import excitations, frame_phases, overlap_add, spectra
+
+_BESIDE = 2  # frames beside a frame that share samples with it
+
+
+class VocosStream:
+    """Feed mels of one signal with `push`, then `flush`; join what they return.
+
+    The sound comes `config.look_ahead` frames late and memory does not grow.
+    """
+
+    def __init__(self, net: Vocos) -> None:
+        self.net = net
+        self._layers = [_Conv(net.embed)]
+        self._layers += [_Conv(block.depthwise) for block in _blocks(net)]
+        self._residuals = [_Queue() for _ in net.blocks]
+        self._mels, self._pitched = _Queue(), _Queue()
+        self._ready: list[Filters] = []
+        self._pitch = torch.zeros(1, 0)
+        self._voiced = torch.zeros(1, 0)
+        self._phase = torch.zeros(1, 1, dtype=torch.float64)
+        self._first = 0  # number of the first frame that is kept
+        self._done = 0  # frames whose samples have been given out
+
+    @torch.no_grad()
+    def push(self, mel: Float[Tensor, "1 80 T"]) -> Float[Tensor, "1 N"]:
+        """The samples that this piece completes; perhaps none."""
+        if mel.shape[-1] == 0:
+            return mel.new_zeros(1, 0)
+        self._mels.put(mel.transpose(1, 2))
+        return self._forward(mel, last=False)
+
+    @torch.no_grad()
+    def flush(self) -> Float[Tensor, "1 N"]:
+        """The rest, once the mel has ended."""
+        weight = self.net.embed.conv.weight
+        empty = weight.new_zeros(1, self.net.embed.conv.in_channels, 0)
+        return self._forward(empty, last=True)
+
+    def _forward(self, mel: Tensor, *, last: bool) -> Tensor:
+        net = self.net
+        x = net.embed_norm(self._layers[0].step(mel, last=last).transpose(1, 2))
+        for number, block in enumerate(_blocks(net)):
+            if number == net.config.pitch_layers:
+                x = self._told(x)
+            self._residuals[number].put(x)
+            wide = self._layers[number + 1].step(x.transpose(1, 2), last=last).transpose(1, 2)
+            x = self._residuals[number].take(wide.shape[1], wide) + block.perceptron(wide)
+        if x.shape[1]:
+            answer = self._pitched.take(x.shape[1], x)
+            logits, voicing = answer[..., :-1], answer[..., -1]
+            mels = self._mels.take(x.shape[1], x).transpose(1, 2)
+            found = net.read(mels, net.head(net.head_norm(x)), logits, voicing)
+            self._ready.append(found)
+            pitch, voiced = net.pitch(found)
+            self._pitch = torch.cat([self._pitch, pitch], dim=1)
+            self._voiced = torch.cat([self._voiced, voiced], dim=1)
+        return self._sound(last=last)
+
+    def _told(self, x: Tensor) -> Tensor:
+        answer = self.net.pitch_head(self.net.pitch_norm(x))
+        self._pitched.put(answer)
+        return x + self.net.described(answer[..., :-1], answer[..., -1])
+
+    def _sound(self, *, last: bool) -> Tensor:
+        """Samples of the frames whose neighbours on both sides are there."""
+        config = self.net.config
+        known = self._first + self._pitch.shape[1]
+        # a frame's spectrum needs the pitch of two frames more, its sound two spectra more
+        end = known if last else known - 2 * _BESIDE
+        if end <= self._done:
+            return self._pitch[:, :0]
+        phases = frame_phases(self._pitch, config.hop_length)
+        phases = (phases + self._phase) % 1.0
+        numbers = torch.arange(self._first, known)
+        signals = excitations(self._pitch, self._voiced, phases, numbers, config.hop_length)
+        filters = _joined(self._ready)
+        out = self.net.spectrum(
+            filters, *(spectra(signal, config.n_fft, config.hop_length) for signal in signals)
+        )
+        usable = out if last else out[:, :-_BESIDE]
+        edge = self._done - self._first
+        sound = overlap_add(usable, config.n_fft, config.hop_length)
+        sound = sound[:, edge * config.hop_length : (end - self._first) * config.hop_length]
+        # two spectra before the next sample, and two frames of pulses before those, stay
+        drop = max(0, end - 2 * _BESIDE - self._first)
+        self._ready = [_cut(filters, drop)]
+        self._phase = phases[:, drop : drop + 1]
+        self._pitch, self._voiced = self._pitch[:, drop:], self._voiced[:, drop:]
+        self._first, self._done = self._first + drop, end
+        return sound
+
+
+def stream(net: Vocos, mels: Iterable[Float[Tensor, "1 80 _"]]) -> Iterator[Float[Tensor, "1 _"]]:
+    """The sound of mels that arrive in pieces, in pieces."""
+    state = VocosStream(net)
+    for mel in mels:
+        sound = state.push(mel)
+        if sound.shape[1]:
+            yield sound
+    yield state.flush()
+
+
+class _Conv:
+    """A convolution over frames that keeps what it needs of the past."""
+
+    def __init__(self, layer: FrameConv) -> None:
+        self.layer = layer
+        self.kept = torch.zeros(1, layer.conv.in_channels, layer.back)
+
+    def step(self, x: Tensor, *, last: bool) -> Tensor:
+        """The frames that can be told by now."""
+        x = torch.cat([self.kept.to(x), x], dim=-1)
+        if last:
+            x = F.pad(x, (0, self.layer.ahead))
+        width = self.layer.back + self.layer.ahead
+        if x.shape[-1] <= width:
+            self.kept = x
+            return x.new_zeros(1, self.layer.conv.out_channels, 0)
+        self.kept = x[..., x.shape[-1] - width :]
+        return torch.as_tensor(self.layer.conv(x))
+
+
+class _Queue:
+    """Frames [1, T, C] that wait for others computed from later ones."""
+
+    def __init__(self) -> None:
+        self.waiting: Tensor | None = None
+
+    def put(self, x: Tensor) -> None:
+        self.waiting = x if self.waiting is None else torch.cat([self.waiting, x], dim=1)
+
+    def take(self, count: int, like: Tensor) -> Tensor:
+        if self.waiting is None:
+            return like[:, :0]
+        taken, self.waiting = self.waiting[:, :count], self.waiting[:, count:]
+        return taken
+
+
+def _blocks(net: Vocos) -> list[ConvNeXtBlock]:
+    return [block for block in net.blocks if isinstance(block, ConvNeXtBlock)]
+
+
+def _joined(parts: list[Filters]) -> Filters:
+    return Filters(
+        *(
+            torch.cat([getattr(part, name) for part in parts], dim=1)
+            for name in Filters.__dataclass_fields__
+        )
+    )
+
+
+def _cut(filters: Filters, drop: int) -> Filters:
+    names = Filters.__dataclass_fields__
+    return Filters(*(getattr(filters, name)[:, drop:] for name in names))
