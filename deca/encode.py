@@ -12,12 +12,10 @@ from torch import Tensor
 from deca.code_net import (
     CODE_SIDE,
     CODE_VIEW,
-    CodeAnswer,
     CodeNet,
     codes_of,
     mean_answer,
     mirrored_answer,
-    rotation_from_six,
 )
 from deca.codes import Codes, Crop
 from deca.crop import crop_square
@@ -80,18 +78,9 @@ def encode_box(
     finder, skin = net.complete()
     found = finder.predict(image, box, passes=passes, thorough=False)
     center, side, roll = crop_of(torch.cat([found.points68, found.points], dim=1)[0])
-    crops = [
-        crop_square(
-            image,
-            center + side * center.new_tensor([right, down]),
-            CODE_VIEW * side * scale,
-            CODE_SIDE,
-            roll,
-        )
-        for scale, right, down in _LOOKS
-    ]
-    crop = crops[0]
-    answer = _mean_look(net, crops)
+    crop = crop_square(image, center, CODE_VIEW * side, CODE_SIDE, roll)
+    both = net(torch.cat([crop.image, crop.image.flip(-1)]))
+    answer = mean_answer(both[:1], mirrored_answer(both[1:], net.flip()))
     codes = codes_of(answer, flame, net.landmarks.points)
     codes = exposed(codes, crop.image, flame, skin)
     points = crop.picture_points(answer.landmarks.mean[0] * CODE_SIDE)[None]
@@ -105,34 +94,6 @@ def encode_box(
     )
     guess = Guess(codes.params, codes.camera, net.shape_sigma, net.weight_sigma)
     return Encoding(codes, crop, landmarks, Framing(center, side, roll), guess)
-
-
-# Scale of the crop, and shift in its sides, of the looks that are averaged; symmetric, so that a
-# mirrored picture gives the mirrored codes.
-_LOOKS = ((1.0, 0.0, 0.0), (0.95, 0.012, 0.012), (0.95, -0.012, 0.012), (1.05, 0.0, -0.015))
-
-
-def _mean_look(net: CodeNet, crops: list[Crop]) -> CodeAnswer:
-    """The mean answer to several crops of a face and their mirror images, for the first crop."""
-    pictures = torch.cat([crop.image for crop in crops])
-    plain, mirrored = net(pictures), net(pictures.flip(-1))
-    each = mean_answer(plain, mirrored_answer(mirrored, net.flip()))
-    points = torch.stack(
-        [
-            crops[0].points(crop.picture_points(own * CODE_SIDE)) / CODE_SIDE
-            for crop, own in zip(crops, each.landmarks.mean, strict=True)
-        ]
-    )
-    six = each.rotation[:, :, :2].transpose(1, 2).flatten(1).mean(0, keepdim=True)
-    return CodeAnswer(
-        dataclasses.replace(each.landmarks[:1], mean=points.mean(0, keepdim=True)),
-        each.shape.mean(0, keepdim=True),
-        each.weights.mean(0, keepdim=True),
-        rotation_from_six(six),
-        each.nearness.mean(0, keepdim=True),
-        each.albedo.mean(0, keepdim=True),
-        each.light.mean(0, keepdim=True),
-    )
 
 
 def seen_by(camera: Camera, ratio: float) -> Camera:

@@ -22,6 +22,7 @@ from deca.fit_light import LightFitConfig, fit_light
 from deca.guess import Guess
 from deca.landmark_points import LandmarkPoints
 from flame.albedo import AlbedoModel
+from flame.arkit import ARKIT_NAMES
 from flame.camera import Camera
 from flame.light import sh_basis
 from flame.model import Flame
@@ -41,8 +42,12 @@ class PixelFitConfig:
 
     noise: tuple[float, float] = (0.015, 0.1)  # bounds of a colour's standard deviation, 0..1
     outlier: float = 2.5  # in standard deviations
-    pixel_share: float = 0.05  # vertices are not independent: the weight of one
+    pixel_share: float = 0.08  # vertices are not independent: the weight of one
     point_share: float = 0.06  # as much for points, which share their error
+    sparsity: tuple[float, float] = (
+        0.4,
+        0.1,
+    )  # of expressions: strength, and a weight that is little
     turn_spread: float = 0.04  # rad, of the guess
     nearness_spread: float = 0.35  # 1/m, of the guess
     # px of the crop, an iteration each
@@ -140,6 +145,8 @@ class _Scene:
         codes = torch.cat([guess.shape_sigma.clamp(min=0.05), guess.weight_sigma.clamp(min=0.02)])
         spread = [config.turn_spread] * 3 + [1e2] * 3 + [config.nearness_spread]
         self.prior = torch.cat([codes, torch.tensor(spread)]) ** -2
+        # faces make few shapes at once; where they look has no such habit
+        self.sparse = torch.tensor([not name.startswith("eyeLook") for name in ARKIT_NAMES])
         self.seen = image
         self.slope = torch.cat([image, image], dim=1)
 
@@ -258,6 +265,9 @@ class _Scene:
         # guess
         normal = normal + torch.diag(self.prior)
         right = right + self.prior * (state - self.centre)
+        weights = slice(self.n_shape, self.n_shape + len(self.sparse))
+        strength, least = config.sparsity
+        right[weights] += strength * self.sparse / (state[weights] + least)
         log.info(
             "pixels: noise %.3f, points %.2f px",
             float(noise),

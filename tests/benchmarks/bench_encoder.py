@@ -21,13 +21,15 @@ import pytest
 import torch
 
 from assets.errors import AssetError
-from deca.code_net import CODE_SIDE, code_flip, load_code_net
+from deca.code_net import CODE_SIDE, load_code_net
 from deca.detect import detect
-from deca.encode import encode_box, refine
+from deca.encode import encode_box
 from deca.official_crop import official_crop
 from deca.official_deca import Deca, DecaConfig, DecaNetworks, used_tensors
+from deca.refine import Refiner
 from deca.synthetic import random_weights
 from flame.load import load_head
+from flame.outfit import load_outfit
 
 Work = Callable[[], object]
 
@@ -59,6 +61,7 @@ def works() -> dict[str, Work]:
     box = detect(image, net=finder).box
     encoding = encode_box(image, box, flame, net)
     params, points = encoding.codes.params, encoding.landmarks.points68[0]
+    refiner = Refiner(flame, net.landmarks.points, load_outfit().albedo)
     crops = torch.rand(2, 3, CODE_SIDE, CODE_SIDE, generator=torch.Generator().manual_seed(0))
     crop = official_crop(image, points, "deca").image
     coarse, both = published(False), published(True)
@@ -80,9 +83,8 @@ def works() -> dict[str, Work]:
         "one pass": one_pass,
         "  points of the finder": lambda: finder.predict(image, box, passes=2, thorough=False),
         "  network, crop and mirror image": network,
-        "  mirror map of the codes": lambda: code_flip(flame, finder.points, net.config.n_shape),
         "  mesh": mesh,
-        "refine": lambda: refine(encoding, flame, net),
+        "refine": lambda: refiner(image, encoding),
         "DECA, coarse encoder": lambda: coarse.encode(crop),
         "DECA, both encoders": lambda: both.encode(crop),
     }
