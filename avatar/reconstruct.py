@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from assets.errors import AssetError
 from avatar.face_models import SHIPPED, FaceModel, FaceReading, NoFaceError, open_model, timed
 from avatar.frames import Frame, Unreadable, read_inputs
 from avatar.progress import Progress
@@ -150,8 +151,11 @@ def _outcomes(
         try:
             yield _one(item, stem, box, model, out, settings, seconds)
         except Exception as error:
-            # whatever one picture does to the code, the next ones are read
-            log.debug("%s failed", item.source, exc_info=True)
+            # whatever one picture does to the code, the next ones are read; what is no fault of the
+            # picture is shown whole
+            expected = isinstance(error, (ValueError, AssetError, OSError))
+            level = logging.DEBUG if expected else logging.ERROR
+            log.log(level, "%s failed", item.source, exc_info=True)
             if seconds.keys() <= {"read", "find"}:
                 seconds["until it failed"] = time.perf_counter() - start
             yield _failed(item, stem, model, seconds, error)
