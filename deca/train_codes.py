@@ -8,11 +8,8 @@ go on from their last checkpoint.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import logging
-import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,14 +40,8 @@ from deca.train_codes_data import (
     render_people,
     without_exposure,
 )
-from deca.training import (
-    average,
-    has_checkpoint,
-    head_metadata,
-    point_weights,
-    resume,
-    save_checkpoint,
-)
+from deca.training import head_metadata, point_weights
+from deca.training_loop import TrainingConfig, add_run_options, chosen, descend
 from flame.model import Flame
 from flame.normals import vertex_normals
 from flame.params import params_from_arkit
@@ -63,20 +54,14 @@ _ALONG_SHARE, _OUTWARD_SHARE = 0.3, 1.8
 
 
 @dataclass(frozen=True)
-class CodeTraining:
+class CodeTraining(TrainingConfig):
     """Settings of one run."""
 
     steps: int = 12_000
-    batch: int = 64
     learning_rate: float = 1.5e-3
     trained_share: float = 0.6  # of the rate, for layers that are trained already
-    weight_decay: float = 1e-4
-    warm_up: int = 150
-    ema: float = 0.998
     face_free: float = 0.05
     backgrounds: int = 500
-    seed: int = 0
-    save_every: int = 400
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,68 +214,34 @@ def train(
     Writes `checkpoint.safetensors` and `loss.csv` into the folder, and the averaged network to
     `export` at each checkpoint.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(config.seed)
     net, points = start, start.landmarks.points
     averaged = CodeNet(LandmarkNet(points, net.landmarks.config), net.config)
     flip = code_flip(flame, points, flame.n_shape)
     crops = Crops(people, points, flip, config.seed, config.backgrounds)
-    averaged.load_state_dict(net.state_dict())
     averaged.skin = net.skin
-    optimizer = torch.optim.AdamW(_groups(net, config), weight_decay=config.weight_decay)
-    checkpoint = folder / "checkpoint.safetensors"
-    step, spent = 0, 0.0
-    if has_checkpoint(checkpoint):
-        step, spent = resume(checkpoint, net, averaged, optimizer, generator)
-        log.info("going on from step %d", step)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights, metric = point_weights(points), face_metric(flame, points, net.config.n_shape)
-    started = time.monotonic() - spent
-    net.train()
-    batches = crops.ahead(config.batch, config.face_free, generator=generator)
-    chance, first = generator.get_state(), step
-    while step < config.steps:
-        progress = step / config.steps
-        if minutes is not None:
-            progress = max(progress, (time.monotonic() - started) / 60 / minutes)
-        if progress >= 1:
-            break
-        rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-        rate = max(rate * min(1.0, (step + 1) / config.warm_up), 1e-5)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"]
-        images, truth, chance = next(batches)
+
+    def loss(images: Tensor, truth: Truth) -> tuple[Tensor, dict[str, Tensor]]:
         images = images.contiguous(memory_format=torch.channels_last)
-        loss, figures, _ = loss_of(net, images, truth, weights, metric)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        step += 1
-        average(averaged, net, min(config.ema, (1 + step) / (10 + step)))
-        if step % 20 == 0 or step == 1:
-            row = [f"{float(value):.4f}" for value in figures.values()]
-            with open(folder / "loss.csv", "a", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                if step == 1:
-                    writer.writerow(["step", "loss", *figures, "rate", "seconds"])
-                seconds = f"{time.monotonic() - started:.0f}"
-                writer.writerow([step, f"{loss.item():.4f}", *row, f"{rate:.2e}", seconds])
-        if step % 100 == 0:
-            speed = (step - first) * config.batch / (time.monotonic() - started - spent)
-            text = ", ".join(f"{name} {float(value):.4f}" for name, value in figures.items())
-            log.info("step %d loss %.3f, %s, %.0f img/s", step, loss.item(), text, speed)
-        if step % config.save_every == 0:
-            save_checkpoint(
-                checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance
-            )
-            if export is not None:
-                save_code_net(averaged, export, head_metadata())
-    batches.close()
-    save_checkpoint(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance)
-    if export is not None:
-        save_code_net(averaged, export, head_metadata())
-    return averaged.eval()
+        return loss_of(net, images, truth, weights, metric)[:2]
+
+    def save(averaged: CodeNet) -> None:
+        if export is not None:
+            save_code_net(averaged, export, head_metadata())
+
+    return descend(
+        net,
+        averaged,
+        _groups(net, config),
+        lambda: crops.batch(config.batch, config.face_free, generator=generator),
+        loss,
+        folder,
+        config,
+        generator=generator,
+        minutes=minutes,
+        save=save,
+    )
 
 
 def _groups(net: CodeNet, config: CodeTraining) -> list[dict[str, object]]:
@@ -347,15 +298,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m deca.train codes`."""
     parser.add_argument("--people", type=Path, default=Path("out/coded-people"))
     parser.add_argument("--count", type=int, default=0, help="render this many first")
-    parser.add_argument("--run", type=Path, default=Path("out/codes"), help="checkpoints")
-    parser.add_argument("--steps", type=int, default=CodeTraining.steps)
-    parser.add_argument("--batch", type=int, default=CodeTraining.batch)
-    parser.add_argument("--rate", type=float, default=CodeTraining.learning_rate)
-    parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="beside the one that makes crops")
     parser.add_argument("--export", type=Path, help="write the averaged network here as it learns")
-    parser.add_argument("--ship", action="store_true", help="write it under assets/ at the end")
+    add_run_options(parser, CodeTraining, Path("out/codes"))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -365,9 +309,7 @@ def run(options: argparse.Namespace) -> None:
     if options.count:
         render_people(studio, options.count, options.people, seed=options.seed)
     people, unseen = People(options.people, slice(1, None)), People(options.people, slice(0, 1))
-    config = CodeTraining(
-        steps=options.steps, batch=options.batch, learning_rate=options.rate, seed=options.seed
-    )
+    config = CodeTraining(**chosen(options))
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))

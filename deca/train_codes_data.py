@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from deca.code_net import CODE_SIDE, CODE_VIEW, CodeFlip
 from deca.landmark_points import LandmarkPoints
 from deca.synth import Studio
 from deca.synth_degrade import FramingConfig, cut, degrade, framing
-from deca.training import ahead
 from flame.light import sh_basis
 from flame.params import arkit_from_params
 from flame.rotation import axis_angle_to_matrix
@@ -182,14 +180,6 @@ class Crops:
             nearness,
             codes["albedo"],
             without_exposure(torch.where(both[..., None], light * flip.light[:, None], light)),
-        )
-
-    def ahead(
-        self, size: int, face_free: float, *, generator: torch.Generator
-    ) -> Generator[tuple[Tensor, Truth, Tensor], None, None]:
-        """Batches made by a second thread, each with the generator's state after it."""
-        return ahead(
-            lambda: (*self.batch(size, face_free, generator=generator), generator.get_state())
         )
 
 

@@ -6,10 +6,8 @@ Nothing is read but the shipped head and its skin; faces are drawn anew for ever
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +17,8 @@ from torch import Tensor
 from assets.store import PACKAGE, register
 from deca.detail_net import SHIPPED_DETAIL, UNIT, DetailNet, load_detail_net, save_detail_net
 from deca.train_detail_data import Bank, Faces, Sizes, mirrored
-from deca.training import (
-    ahead,
-    average,
-    has_checkpoint,
-    head_metadata,
-    last_step,
-    resume,
-    save_checkpoint,
-)
+from deca.training import head_metadata, last_step
+from deca.training_loop import TrainingConfig, add_run_options, chosen, descend
 from flame.load import load_head
 from flame.outfit import load_outfit
 
@@ -37,16 +28,13 @@ _HELD_OUT_SEED = 90_007
 
 
 @dataclass(frozen=True)
-class WrinkleTraining:
+class WrinkleTraining(TrainingConfig):
     """Settings of one run."""
 
     steps: int = 1500
     batch: int = 1
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
     warm_up: int = 40
     ema: float = 0.99
-    seed: int = 0
     save_every: int = 100
 
 
@@ -85,64 +73,34 @@ def train(
     Writes `checkpoint.safetensors` and `loss.csv` into the folder; a stopped run goes on. With
     `minutes` the schedule follows the clock where that is ahead of the steps.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(config.seed)
-    net, averaged = _fresh(generator), DetailNet()
-    averaged.load_state_dict(net.state_dict())
-    optimizer = torch.optim.AdamW(
-        net.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
-    checkpoint = folder / "checkpoint.safetensors"
-    step, spent = 0, 0.0
-    if has_checkpoint(checkpoint):
-        step, spent = resume(checkpoint, net, averaged, optimizer, generator)
-        log.info("going on from step %d", step)
-    started = time.monotonic() - spent
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    net.train()
+    net = _fresh(generator)
+    waiting: list[Faces] = []
 
-    def make() -> tuple[Faces, Tensor]:
-        with torch.no_grad():
-            return bank.batch(config.batch, generator=generator), generator.get_state()
-
-    batches = ahead(make)
-    faces, chance = next(batches)
-    while step < config.steps:
-        progress = step / config.steps
-        if minutes is not None:
-            progress = max(progress, (time.monotonic() - started) / 60 / minutes)
-        if progress >= 1:
-            break
-        rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
-            group["lr"] = max(rate * min(1.0, (step + 1) / config.warm_up), 1e-5)
+    @torch.no_grad()
+    def make() -> tuple[Faces]:
         # painting a face costs as much as a step, so each is seen twice, then in a mirror
-        if step % 2:
-            faces = mirrored(faces)
-        else:
-            faces, chance = next(batches)
+        if waiting:
+            return (mirrored(waiting.pop()),)
+        waiting.append(bank.batch(config.batch, generator=generator))
+        return (waiting[0],)
+
+    def loss(faces: Faces) -> tuple[Tensor, dict[str, Tensor]]:
         loss, error = loss_of(net, faces)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        step += 1
-        average(averaged, net, min(config.ema, (1 + step) / (10 + step)))
-        if step % 20 == 0 or step == 1:
-            spent = time.monotonic() - started
-            row = [step, f"{loss.item():.4f}", f"{float(error):.2f}", f"{rate:.1e}", f"{spent:.0f}"]
-            with open(folder / "loss.csv", "a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow(row)
-            log.info("step %d loss %.3f, %.2f um", step, loss.item(), float(error))
-        if step % config.save_every == 0:
-            spent = time.monotonic() - started
-            save_checkpoint(checkpoint, net, averaged, optimizer, step, spent, chance)
-            save_detail_net(averaged, folder / "detail.safetensors", head_metadata())
-    batches.close()
-    spent = time.monotonic() - started
-    save_checkpoint(checkpoint, net, averaged, optimizer, step, spent, chance)
-    save_detail_net(averaged, folder / "detail.safetensors", head_metadata())
-    return averaged.eval()
+        return loss, {"height, um": error}
+
+    return descend(
+        net,
+        DetailNet(),
+        [{"params": list(net.parameters())}],
+        make,
+        loss,
+        folder,
+        config,
+        generator=generator,
+        minutes=minutes,
+        save=lambda net: save_detail_net(net, folder / "detail.safetensors", head_metadata()),
+    )
 
 
 def _fresh(generator: torch.Generator) -> DetailNet:
@@ -221,22 +179,13 @@ def open_bank(seed: int, sizes: Sizes | None = None) -> Bank:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m deca.train wrinkles`."""
-    parser.add_argument("--run", type=Path, default=Path("out/wrinkles"), help="checkpoints")
-    parser.add_argument("--steps", type=int, default=WrinkleTraining.steps)
-    parser.add_argument("--batch", type=int, default=WrinkleTraining.batch)
-    parser.add_argument("--rate", type=float, default=WrinkleTraining.learning_rate)
-    parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="beside the one that paints faces")
-    parser.add_argument("--ship", action="store_true", help="write it under assets/ at the end")
+    add_run_options(parser, WrinkleTraining, Path("out/wrinkles"))
 
 
 def run(options: argparse.Namespace) -> None:
     """Train, ship if asked."""
     torch.set_num_threads(options.threads)
-    config = WrinkleTraining(
-        steps=options.steps, batch=options.batch, learning_rate=options.rate, seed=options.seed
-    )
+    config = WrinkleTraining(**chosen(options))
     net = train(open_bank(options.seed), options.run, config, minutes=options.minutes)
     if options.ship:
         ship(net, config, last_step(options.run))

@@ -7,10 +7,7 @@ covered and degraded anew each time they are seen. Stopped runs go on from their
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
-import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +31,8 @@ from deca.train_faces_check import held_out
 from deca.train_faces_data import Answer, Patches
 from deca.train_faces_people import RenderedPeople, render_turned, shards
 from deca.train_faces_scene import Scenery
-from deca.training import (
-    average,
-    has_checkpoint,
-    head_metadata,
-    last_step,
-    resume,
-    save_checkpoint,
-)
+from deca.training import head_metadata, last_step
+from deca.training_loop import TrainingConfig, add_run_options, chosen, descend
 
 log = logging.getLogger(__name__)
 
@@ -53,18 +44,13 @@ _PICTURES = (
 
 
 @dataclass(frozen=True)
-class FaceTraining:
+class FaceTraining(TrainingConfig):
     """Settings of one run."""
 
-    steps: int = 5000
     batch: int = 16
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    warm_up: int = 150
     ema: float = 0.997
-    stock: int = 300  # backgrounds at hand, three replaced a batch
-    seed: int = 0
     save_every: int = 200
+    stock: int = 300  # backgrounds at hand, three replaced a batch
 
 
 def loss_of(maps: FaceMaps, answer: Answer) -> tuple[Tensor, dict[str, Tensor]]:
@@ -116,68 +102,32 @@ def train(
     Writes `checkpoint.safetensors` and `loss.csv` into the folder, and the averaged network to
     `export` at each checkpoint.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         net = FaceNet(FaceConfig())
     take_over(net, load_landmark_net())
-    averaged = FaceNet(net.config)
-    averaged.load_state_dict(net.state_dict())
-    optimizer = torch.optim.AdamW(
-        net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    checkpoint = folder / "checkpoint.safetensors"
-    step, spent = 0, 0.0
-    if has_checkpoint(checkpoint):
-        step, spent = resume(checkpoint, net, averaged, optimizer, generator)
-        log.info("going on from step %d", step)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     patches = Patches(people, scenery, config.seed, stock=config.stock)
-    started = time.monotonic() - spent
-    net.train()
-    batches = patches.ahead(config.batch, generator=generator)
-    chance, first = generator.get_state(), step
-    while step < config.steps:
-        progress = step / config.steps
-        if minutes is not None:
-            progress = max(progress, (time.monotonic() - started) / 60 / minutes)
-        if progress >= 1:
-            break
-        rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
-            group["lr"] = max(rate * min(1.0, (step + 1) / config.warm_up), 1e-5)
-        images, answer, chance = next(batches)
-        loss, figures = loss_of(net(images.contiguous(memory_format=torch.channels_last)), answer)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        step += 1
-        average(averaged, net, min(config.ema, (1 + step) / (10 + step)))
-        if step % 20 == 0 or step == 1:
-            row = [f"{float(value):.4f}" for value in figures.values()]
-            with open(folder / "loss.csv", "a", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                if step == 1:
-                    writer.writerow(["step", "loss", *figures, "seconds"])
-                seconds = f"{time.monotonic() - started:.0f}"
-                writer.writerow([step, f"{loss.item():.4f}", *row, seconds])
-        if step % 100 == 0:
-            speed = (step - first) * config.batch / (time.monotonic() - started - spent)
-            text = ", ".join(f"{name} {float(value):.4f}" for name, value in figures.items())
-            log.info("step %d loss %.3f, %s, %.0f img/s", step, loss.item(), text, speed)
-        if step % config.save_every == 0:
-            save_checkpoint(
-                checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance
-            )
-            if export is not None:
-                save_face_net(averaged, export, head_metadata())
-    batches.close()
-    save_checkpoint(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance)
-    if export is not None:
-        save_face_net(averaged, export, head_metadata())
-    return averaged.eval()
+
+    def loss(images: Tensor, answer: Answer) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss_of(net(images.contiguous(memory_format=torch.channels_last)), answer)
+
+    def save(averaged: FaceNet) -> None:
+        if export is not None:
+            save_face_net(averaged, export, head_metadata())
+
+    return descend(
+        net,
+        FaceNet(net.config),
+        [{"params": list(net.parameters())}],
+        patches.twice(config.batch, generator=generator),
+        loss,
+        folder,
+        config,
+        generator=generator,
+        minutes=minutes,
+        save=save,
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -187,15 +137,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--turned-people", type=Path, default=Path("out/turned-people"))
     parser.add_argument("--turned", type=int, default=0, help="render this many turned ones first")
     parser.add_argument("--pictures", type=Path, help="PNG photographs without faces")
-    parser.add_argument("--run", type=Path, default=Path("out/faces"), help="checkpoints")
-    parser.add_argument("--steps", type=int, default=FaceTraining.steps)
-    parser.add_argument("--batch", type=int, default=FaceTraining.batch)
-    parser.add_argument("--rate", type=float, default=FaceTraining.learning_rate)
-    parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="beside the one that makes patches")
     parser.add_argument("--export", type=Path, help="write the averaged network here as it learns")
-    parser.add_argument("--ship", action="store_true", help="write it under assets/ at the end")
+    add_run_options(parser, FaceTraining, Path("out/faces"))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -207,9 +150,7 @@ def run(options: argparse.Namespace) -> None:
         render_turned(studio, options.turned, options.turned_people, seed=options.seed)
     plain, turned = shards(options.people), shards(options.turned_people)
     people, unseen = RenderedPeople([*plain[1:], *turned[1:]]), [*plain[:1], *turned[:1]]
-    config = FaceTraining(
-        steps=options.steps, batch=options.batch, learning_rate=options.rate, seed=options.seed
-    )
+    config = FaceTraining(**chosen(options))
     scenery = Scenery(options.pictures, np.random.default_rng(config.seed))
     net = train(
         people, scenery, options.run, config, minutes=options.minutes, export=options.export

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,6 @@ from deca.face_net import BASE_SIDE, SIDES, STRIDE
 from deca.synth_scene import Rng
 from deca.train_faces_people import RenderedPeople
 from deca.train_faces_scene import Scenery, dress_up
-from deca.training import ahead
 
 PATCH = 160  # px
 _SEEN_DEG, _UNSEEN_DEG = 100.0, 122.0  # a head turned further shows no face; between, nobody cares
@@ -102,27 +101,24 @@ class Patches:
         )
         return develop(images, generator=generator), Placed(middle, side, up, turn, visible)
 
-    def ahead(
+    def twice(
         self, size: int, *, generator: torch.Generator
-    ) -> Generator[tuple[Tensor, Answer, Tensor], None, None]:
-        """Batches made by a second thread, each with the generator's state after it.
+    ) -> Callable[[], tuple[Tensor, Answer]]:
+        """What makes batches, each twice, the second time in a mirror and in other colours.
 
-        Each batch comes twice, the second time in a mirror and in other colours: patches cost more
-        to make than to learn from.
+        Patches cost more to make than to learn from.
         """
         waiting: list[tuple[Tensor, Answer]] = []
 
-        def make() -> tuple[Tensor, Answer, Tensor]:
+        def make() -> tuple[Tensor, Answer]:
             if waiting:
                 images, answer = waiting.pop()
-                images, answer = recolored(images.flip(-1), generator=generator), answer.mirrored()
-            else:
-                images, placed = self.batch(size, generator=generator)
-                answer = answer_of(placed)
-                waiting.append((images, answer))
-            return images, answer, generator.get_state()
+                return recolored(images.flip(-1), generator=generator), answer.mirrored()
+            images, placed = self.batch(size, generator=generator)
+            waiting.append((images, answer_of(placed)))
+            return waiting[0]
 
-        return ahead(make)
+        return make
 
     def _backgrounds(self, size: int, generator: torch.Generator) -> Tensor:
         for _ in range(3):  # the stock turns over slowly, so that drawing costs little

@@ -10,7 +10,6 @@ import argparse
 import csv
 import logging
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +32,8 @@ from deca.landmarks import (
 from deca.synth import Studio, open_studio
 from deca.synth_degrade import degrade, on_background
 from deca.train_landmarks_data import Crops, People, read_people, render_people
-from deca.training import (
-    average,
-    has_checkpoint,
-    head_metadata,
-    last_step,
-    point_weights,
-    resume,
-    save_checkpoint,
-)
+from deca.training import head_metadata, last_step, point_weights
+from deca.training_loop import TrainingConfig, add_run_options, chosen, descend
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +41,12 @@ _HELD_OUT_SEED = 90_001
 
 
 @dataclass(frozen=True)
-class LandmarkTraining:
+class LandmarkTraining(TrainingConfig):
     """Settings of one run."""
 
     steps: int = 6000
-    batch: int = 64
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    warm_up: int = 150
-    ema: float = 0.998
     face_free: float = 0.10  # share of crops without a face
     backgrounds: int = 500  # kept at hand, one replaced a batch
-    seed: int = 0
-    save_every: int = 400
 
 
 def loss_of(
@@ -95,7 +80,6 @@ def train(
     network to `export` at each checkpoint. `start` is a trained network to go on from. With
     `minutes` the schedule follows the clock where that is ahead of the steps.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(config.seed)
     torch_state = torch.Generator().manual_seed(config.seed)
     net, averaged = _fresh_net(points, torch_state), LandmarkNet(points)
@@ -105,58 +89,31 @@ def train(
         net.start_at(first_points)
     else:
         net.load_state_dict(start.state_dict())
-    averaged.load_state_dict(net.state_dict())
-    optimizer = torch.optim.AdamW(_groups(net), weight_decay=config.weight_decay)
-    checkpoint = folder / "checkpoint.safetensors"
-    step, spent = 0, 0.0
-    if has_checkpoint(checkpoint):
-        step, spent = resume(checkpoint, net, averaged, optimizer, generator)
-        log.info("going on from step %d", step)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = point_weights(points)
-    started = time.monotonic() - spent
-    net.train()
-    batches = crops.ahead(config.batch, config.face_free, generator=generator)
-    chance = generator.get_state()
-    while step < config.steps:
-        progress = step / config.steps
-        if minutes is not None:
-            progress = max(progress, (time.monotonic() - started) / 60 / minutes)
-        if progress >= 1:
-            break
-        rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-        rate *= min(1.0, (step + 1) / config.warm_up)
-        for group in optimizer.param_groups:
-            group["lr"] = max(rate, 1e-5) * group["share"]
-        images, truth, is_face, chance = next(batches)
+
+    def loss(images: Tensor, truth: Tensor, is_face: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         images = images.contiguous(memory_format=torch.channels_last)
         loss, distance = loss_of(net, images, truth, is_face, weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        step += 1
-        average(averaged, net, min(config.ema, (1 + step) / (10 + step)))
-        if step % 20 == 0 or step == 1:
-            pixels = float(distance) * CROP_SIDE
-            row = [step, f"{loss.item():.4f}", f"{pixels:.3f}", f"{rate:.2e}"]
-            with open(folder / "loss.csv", "a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow([*row, f"{time.monotonic() - started:.0f}"])
-        if step % 100 == 0:
-            speed = step * config.batch / (time.monotonic() - started)
-            log.info("step %d loss %.3f, %.2f px, %.0f img/s", step, loss.item(), pixels, speed)
-        if step % config.save_every == 0:
-            save_checkpoint(
-                checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance
-            )
-            if export is not None:
-                save_landmark_net(averaged, export, metadata or {})
-    batches.close()
-    save_checkpoint(checkpoint, net, averaged, optimizer, step, time.monotonic() - started, chance)
-    if export is not None:
-        save_landmark_net(averaged, export, metadata or {})
+        return loss, {"points, px": distance * CROP_SIDE}
+
+    def save(averaged: LandmarkNet) -> None:
+        if export is not None:
+            save_landmark_net(averaged, export, metadata or {})
+
+    descend(
+        net,
+        averaged,
+        _groups(net),
+        lambda: crops.batch(config.batch, config.face_free, generator=generator),
+        loss,
+        folder,
+        config,
+        generator=generator,
+        minutes=minutes,
+        save=save,
+    )
     _draw_curve(folder)
-    return averaged.eval()
+    return averaged
 
 
 def _groups(net: LandmarkNet) -> list[dict[str, object]]:
@@ -198,7 +155,7 @@ def _draw_curve(folder: Path) -> None:
     from PIL import Image, ImageDraw
 
     with open(folder / "loss.csv", encoding="utf-8") as file:
-        rows = [(int(row[0]), float(row[2])) for row in csv.reader(file)]
+        rows = [(int(row["step"]), float(row["points, px"])) for row in csv.DictReader(file)]
     width, height = 640, 320
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
@@ -276,25 +233,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m deca.train landmarks`."""
     parser.add_argument("--people", type=Path, default=Path("out/people"), help="rendered people")
     parser.add_argument("--count", type=int, default=0, help="render this many first")
-    parser.add_argument("--run", type=Path, default=Path("out/landmarks"), help="checkpoints")
-    parser.add_argument("--steps", type=int, default=LandmarkTraining.steps)
-    parser.add_argument("--batch", type=int, default=LandmarkTraining.batch)
-    parser.add_argument("--rate", type=float, default=LandmarkTraining.learning_rate)
     parser.add_argument("--start", type=Path, help="go on from this network's weights")
-    parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="beside the one that makes crops")
     parser.add_argument("--export", type=Path, help="write the averaged network here as it learns")
-    parser.add_argument("--ship", action="store_true", help="write it under assets/ at the end")
+    add_run_options(parser, LandmarkTraining, Path("out/landmarks"))
 
 
 def run(options: argparse.Namespace) -> None:
     """Render if asked, train, ship if asked."""
     torch.set_num_threads(options.threads)
     studio = open_studio()
-    config = LandmarkTraining(
-        steps=options.steps, batch=options.batch, learning_rate=options.rate, seed=options.seed
-    )
+    config = LandmarkTraining(**chosen(options))
     if options.count:
         render_people(studio, options.count, options.people, seed=options.seed)
     net = train(

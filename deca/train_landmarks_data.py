@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from deca.landmark_points import LandmarkPoints
 from deca.landmarks import CROP_SIDE
 from deca.synth import Studio
 from deca.synth_degrade import FramingConfig, cut, degrade, framing
-from deca.training import ahead
 
 log = logging.getLogger(__name__)
 
@@ -105,17 +103,6 @@ class Crops:
             people[empty[:half]] = 0
             matrix[empty[half:]] = self._beside(matrix[empty[half:]], generator)
         return degrade(cut(people, backs, matrix), generator=generator), points, is_face
-
-    def ahead(
-        self, size: int, face_free: float, *, generator: torch.Generator
-    ) -> Generator[tuple[Tensor, Tensor, Tensor, Tensor], None, None]:
-        """Batches made by a second thread while the last ones are learned from.
-
-        The fourth item is the generator's state after the batch, for checkpoints.
-        """
-        return ahead(
-            lambda: (*self.batch(size, face_free, generator=generator), generator.get_state())
-        )
 
     def _draw_backgrounds(self, size: int, generator: torch.Generator) -> Tensor:
         # the stock turns over slowly, so that drawing costs little

@@ -142,7 +142,7 @@ def resume(
 def last_step(folder: Path) -> int:
     """How many steps the run in a folder has made."""
     with open(folder / "loss.csv", encoding="utf-8") as file:
-        return max(int(row[0]) for row in csv.reader(file))
+        return max(int(row["step"]) for row in csv.DictReader(file))
 
 
 def head_metadata() -> dict[str, str]:
