@@ -98,7 +98,7 @@ def test_crops_lie_where_they_say_and_have_the_clips_own_mel(corpus, generator):
 
 def test_the_vocoder_learns_and_goes_on_as_if_it_had_not_stopped(corpus, tmp_path):
     config = train_vocoder.VocoderTraining(
-        steps=20, batch=2, frames=32, learning_rate=5e-3, warm_up=3, decay_share=0.0
+        steps=20, batch=2, frames=32, pitch_batch=4, learning_rate=2e-3, warm_up=3, decay_share=0.0
     )
     short = dataclasses.replace(config, steps=10)
     for settings in (short, config):
@@ -119,12 +119,15 @@ def test_the_vocoder_learns_and_goes_on_as_if_it_had_not_stopped(corpus, tmp_pat
             )[1]
 
     before, after = lost(train_vocoder.Vocos(VOCOS_SIZES)), lost(straight)
-    assert after["energy"] < 0.8 * before["energy"]
-    assert after["pitch"] < 0.95 * before["pitch"]
+    # the untrained vocoder keeps to the mel already; its pitch is what has to be learnt
+    assert after["spectral"] < before["spectral"]
+    assert after["pitch"] < 0.8 * before["pitch"]
 
 
 def test_what_the_vocoder_exports_makes_the_same_sound(corpus, tmp_path):
-    config = train_vocoder.VocoderTraining(steps=2, batch=2, frames=48, save_every=1)
+    config = train_vocoder.VocoderTraining(
+        steps=2, batch=2, frames=48, pitch_batch=2, save_every=1
+    )
     net = train_vocoder.train(
         corpus, tmp_path, config, VOCOS_SIZES, export=tmp_path / "net.safetensors"
     )
@@ -263,7 +266,7 @@ def test_the_converter_learns_resumes_and_exports(nets, corpus, tmp_path):
 
 
 def test_discriminators_join_a_vocoder_that_has_begun_without_them(corpus, tmp_path):
-    config = train_vocoder.VocoderTraining(steps=1, batch=2, frames=32)
+    config = train_vocoder.VocoderTraining(steps=1, batch=2, frames=32, pitch_batch=2)
     train_vocoder.train(corpus, tmp_path, config, VOCOS_SIZES)
     joined = dataclasses.replace(config, steps=3, adversarial_from=1)
     train_vocoder.train(corpus, tmp_path, joined, VOCOS_SIZES)

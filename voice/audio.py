@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,21 +67,32 @@ class Audio:
 
     def save(self, path: Path | str) -> Path:
         """Write a 16-bit WAV, beside first and then renamed; samples beyond -1..1 are clipped."""
-        import soundfile
-
         if len(self.samples) != 1:
             raise ValueError(
                 f"a WAV file holds one signal, this Audio has {len(self.samples)}; "
                 "save Audio(samples[i : i + 1]) for each"
             )
-        path = Path(path)
-        if path.suffix.lower() != ".wav":
-            raise ValueError(f"{path} does not end in .wav; only WAV is written")
-        # 32768, as libsndfile divides by it: what is read and written again stays bit-equal
-        whole = (self.samples[0].detach().cpu().double() * 32_768).round().clamp(-32_768, 32_767)
-        with replacing(path) as beside:
-            soundfile.write(beside, whole.to(torch.int16).numpy(), SAMPLE_RATE, subtype="PCM_16")
-        return path
+        return save_blocks(self.samples, path)
+
+
+def save_blocks(blocks: Iterable[Float[Tensor, " _"]], path: Path | str) -> Path:
+    """Write blocks of one signal, as they come, into a 16-bit WAV as `Audio.save` would."""
+    import soundfile
+
+    path = Path(path)
+    if path.suffix.lower() != ".wav":
+        raise ValueError(f"{path} does not end in .wav; only WAV is written")
+    with (
+        replacing(path) as beside,
+        soundfile.SoundFile(
+            beside, "w", SAMPLE_RATE, channels=1, format="WAV", subtype="PCM_16"
+        ) as file,
+    ):
+        for block in blocks:
+            # 32768, as libsndfile divides by it: what is read and written again stays bit-equal
+            whole = (block.detach().cpu().double() * 32_768).round().clamp(-32_768, 32_767)
+            file.write(whole.to(torch.int16).numpy())
+    return path
 
 
 def resample(samples: Float[Tensor, "B N"], rate_hz: int, new_rate_hz: int) -> Float[Tensor, "B M"]:

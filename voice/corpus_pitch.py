@@ -9,6 +9,7 @@ from voice.audio import SAMPLE_RATE
 from voice.mel import MelConfig
 
 FLOOR_HZ, CEILING_HZ = 60.0, 1_050.0
+_SPEECH_HZ = 500.0  # few speakers go beyond
 _CANDIDATES = 10
 _VOICING = 0.45  # autocorrelation from which a frame counts as voiced
 _SILENCE = 0.03  # of the largest sample
@@ -34,6 +35,16 @@ def pitch_track(
         )
     frequencies, strengths = _candidates(samples.astype(np.float64), floor_hz, ceiling_hz)
     return _best_path(frequencies, strengths)
+
+
+def usual_pitch(f0: Float[np.ndarray, " T"]) -> float:
+    """Median pitch of a clip in Hz, over 500 Hz only if it never is below; 0 without any.
+
+    In noisy speech `pitch_track` slips to several times the pitch now and then.
+    """
+    speech = f0[(f0 > 0) & (f0 < _SPEECH_HZ)]
+    heard = speech if len(speech) else f0[f0 > 0]
+    return float(np.median(heard)) if len(heard) else 0.0
 
 
 def _candidates(

@@ -65,7 +65,19 @@ def gated(
     hold_s: float = 0.12,
     fade_s: float = 0.015,
 ) -> Float[np.ndarray, " N"]:
-    """The signal, silent where its level over 20 ms stays under a threshold.
+    """The signal, silent where its level over 20 ms stays under a threshold."""
+    gain = gate_gain(samples, threshold_db, hold_s=hold_s, fade_s=fade_s)
+    return np.asarray(samples * gain)
+
+
+def gate_gain(
+    samples: Float[np.ndarray, " N"],
+    threshold_db: float = -50.0,
+    *,
+    hold_s: float = 0.12,
+    fade_s: float = 0.015,
+) -> Float[np.ndarray, " N"]:
+    """What a noise gate multiplies a signal by: 1 where it is open, 0 where it is shut.
 
     It opens `fade_s` before the level rises, and closes `hold_s` after it has fallen by another
     6 dB, so that neither a soft onset nor the end of a word is lost.
@@ -73,7 +85,8 @@ def gated(
     from scipy import ndimage
 
     reach = round(0.02 * SAMPLE_RATE)
-    level = np.sqrt(ndimage.uniform_filter1d(samples**2, reach, mode="constant"))
+    power = ndimage.uniform_filter1d(samples**2, reach, mode="constant")
+    level = np.sqrt(np.maximum(power, 0.0))  # running sums fall below 0 by rounding
     open_at = 10.0 ** (threshold_db / 20.0)
     loud, audible = level >= open_at, level >= open_at / 2.0
     # stretches that are audible stay if they are loud anywhere
@@ -87,8 +100,9 @@ def gated(
     last = np.maximum.accumulate(np.where(is_open, at, -hold - 1))
     following = np.minimum.accumulate(np.where(is_open, at, len(samples) + fade)[::-1])[::-1]
     wide = (at - last <= hold) | (following - at <= fade)
-    gain = ndimage.uniform_filter1d(wide.astype(np.float64), max(1, fade), mode="nearest")
-    return np.asarray(samples * gain)
+    return np.asarray(
+        ndimage.uniform_filter1d(wide.astype(np.float64), max(1, fade), mode="nearest")
+    )
 
 
 def without_offset(audio: Audio) -> Audio:

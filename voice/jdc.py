@@ -71,11 +71,7 @@ class F0Net(nn.Module):
 
     def forward(self, mel: Float[Tensor, "B 1 M T"]) -> Pitch:
         """Pitch of each frame and the generator's feature."""
-        third = self._maps(mel)[-1]
-        feature, pooled = self._head(third)
-        sequence, _ = self.bilstm_classifier(_sequence(pooled))
-        f0 = cast(Tensor, self.classifier(sequence))[..., 0].abs()
-        return Pitch(f0, feature, pooled)
+        return self._pitch(*self._head(self._maps(mel)[-1]))
 
     def feature(self, mel: Float[Tensor, "B 1 M T"]) -> Float[Tensor, "B C 10 T"]:
         """The generator's feature alone, without the recurrent layers: half of the work."""
@@ -83,8 +79,24 @@ class F0Net(nn.Module):
 
     def silence(self, mel: Float[Tensor, "B 1 M T"]) -> Float[Tensor, "B T"]:
         """Logit of a frame without voice."""
-        first, second, third, last = self._maps(mel)
-        pooled = self._head(last)[1]
+        maps = self._maps(mel)
+        return self._silence(maps, self._head(maps[-1])[1])
+
+    def pitch_and_silence(
+        self, mel: Float[Tensor, "B 1 M T"]
+    ) -> tuple[Pitch, Float[Tensor, "B T"]]:
+        """Both answers, their common layers computed once."""
+        maps = self._maps(mel)
+        feature, pooled = self._head(maps[-1])
+        return self._pitch(feature, pooled), self._silence(maps, pooled)
+
+    def _pitch(self, feature: Tensor, pooled: Tensor) -> Pitch:
+        sequence, _ = self.bilstm_classifier(_sequence(pooled))
+        f0 = cast(Tensor, self.classifier(sequence))[..., 0].abs()
+        return Pitch(f0, feature, pooled)
+
+    def _silence(self, maps: tuple[Tensor, Tensor, Tensor, Tensor], pooled: Tensor) -> Tensor:
+        first, second, third, _ = maps
         parts = [
             F.max_pool2d(first, (1, 40)),
             F.max_pool2d(second, (1, 20)),

@@ -1,4 +1,4 @@
-"""Distances between sounds by their spectrograms, fair to noise."""
+"""Distances between sounds by their spectrograms."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from voice.audio import SAMPLE_RATE
 from voice.mel import log_mel
 
-WINDOWS = (128, 256, 512, 1024, 2048)  # samples; each is moved by a quarter of itself
+WINDOWS = (256, 768, 1536)  # samples; each is moved by a quarter of itself
+_MEL_KNEE_HZ = 700.0
 _FLOOR = 1e-4  # of the magnitude, before the logarithm; recordings' own noise is above
 
 
@@ -36,35 +38,33 @@ def spectral_distance(
     second: Sequence[Float[Tensor, "B _ _"]],
     scales: Sequence[Float[Tensor, "B 1 1"]],
 ) -> Float[Tensor, ""]:
-    """Mean of |a - b| / scale and |ln a - ln b| over windows, bins and frames."""
+    """Mean of |a - b| / scale and |ln a - ln b| over windows, frames and bins as the ear has them.
+
+    Bins weigh by the share of the basilar membrane that they take, the mel scale's slope.
+    """
     total = first[0].new_zeros(())
     for a, b, scale in zip(first, second, scales, strict=True):
-        total = total + ((a - b).abs() / scale).mean()
-        total = total + ((a + _FLOOR).log() - (b + _FLOOR).log()).abs().mean()
+        hertz = torch.linspace(0, SAMPLE_RATE / 2, a.shape[1], device=a.device, dtype=a.dtype)
+        weight = 1 / (1 + hertz / _MEL_KNEE_HZ)
+        weight = (weight / weight.mean())[:, None]
+        total = total + ((a - b).abs() * weight / scale).mean()
+        total = total + (((a + _FLOOR).log() - (b + _FLOOR).log()).abs() * weight).mean()
     return total / len(first)
 
 
-def energy_distance(
-    real: Float[Tensor, "B N"],
-    draw: Float[Tensor, "B N"],
-    other_draw: Float[Tensor, "B N"],
-    windows: Sequence[int] = WINDOWS,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Generalised energy distance of two draws to a recording, and their plain distance to it.
+def sound_distance(
+    real: Float[Tensor, "B N"], made: Float[Tensor, "B N"], windows: Sequence[int] = WINDOWS
+) -> Float[Tensor, ""]:
+    """Distance of a sound to a recording by their spectrograms, each recording counting alike."""
+    spectra = magnitudes(real, windows)
+    scales = [s.mean(dim=(1, 2), keepdim=True) + 1e-3 for s in spectra]
+    return spectral_distance(spectra, magnitudes(made, windows), scales)
 
-    What the draws differ in among themselves is taken off (Gritsenko et al. 2020, equation 3). A
-    plain distance is least for the median spectrum, which has no noise in it and buzzes; this one
-    is least when noise is as loud and as random as in the recording.
-    """
-    spectra = [magnitudes(signal, windows) for signal in (real, draw, other_draw)]
-    scales = [s.mean(dim=(1, 2), keepdim=True) + 1e-3 for s in spectra[0]]
-    mels = [log_mel(signal) for signal in (real, draw, other_draw)]
 
-    def distance(i: int, j: int) -> Tensor:
-        return spectral_distance(spectra[i], spectra[j], scales) + (mels[i] - mels[j]).abs().mean()
-
-    plain = (distance(0, 1) + distance(0, 2)) / 2
-    return 2 * plain - distance(1, 2), plain.detach()
+def peak_excess(real: Float[Tensor, "B N"], made: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
+    """How much further than a recording a sound goes from 0, by fourth-power means; 0 if less."""
+    reach = [(x.pow(4).mean(dim=1) + 1e-12).pow(0.25) for x in (real, made)]
+    return (reach[1] / (reach[0] + 1e-3) - 1).clamp(min=0).mean()
 
 
 def mel_distance(real: Float[Tensor, "B N"], other: Float[Tensor, "B N"]) -> float:

@@ -22,8 +22,10 @@ def loudness_lufs(audio: Audio) -> float:
     block, hop = round(_BLOCK_S * SAMPLE_RATE), round(_HOP_S * SAMPLE_RATE)
     if len(weighted) < block:  # shorter than a block: the one block there is
         block = hop = len(weighted)
-    windows = np.lib.stride_tricks.sliding_window_view(weighted, block)[::hop]
-    powers = np.mean(windows**2, axis=1)
+    hops = weighted[: len(weighted) // hop * hop].reshape(-1, hop)
+    powers = np.lib.stride_tricks.sliding_window_view(np.mean(hops**2, axis=1), block // hop).mean(
+        axis=1
+    )
     powers = powers[_lufs(powers) > -70.0]
     if not len(powers):
         return -math.inf

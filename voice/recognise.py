@@ -14,13 +14,19 @@ from torch import Tensor
 
 from voice.audio import SAMPLE_RATE, Audio
 from voice.loudness import normalized
-from voice.phoneme_net import FRAME_S, PhonemeNet, load_phoneme_net, padded_mel, viseme_posteriors
+from voice.phoneme_net import (
+    FRAME_S,
+    PhonemeNet,
+    PhonemeStream,
+    load_phoneme_net,
+    viseme_posteriors,
+)
 from voice.phonemes import SILENCE, is_vowel
 from voice.speech import Phoneme
 from voice.visemes import PHONEME_VISEMES, SOUNDS
 
 LEVEL_LUFS = -20.0  # at which the network learnt
-_PIECE = 4_000  # frames heard at once: bounds the memory of long recordings
+_PIECE = 50 * SAMPLE_RATE  # heard at once: bounds the memory of long recordings
 _QUIET = 10.0 ** (-62.0 / 20.0)  # of full scale; a recording that never exceeds it is silence
 
 # Staying in a sound costs nothing, leaving it this much, in natural log: a sound that is heard for
@@ -85,15 +91,10 @@ def heard_phonemes(audio: Audio) -> tuple[Phoneme, ...]:
 @torch.no_grad()
 def sound_logits(audio: Audio, net: PhonemeNet | None = None) -> Float[Tensor, "1 S T"]:
     """The network's logits of SOUNDS every 12.5 ms, of the signal at an even loudness."""
-    net = net or load_phoneme_net()
-    mel = padded_mel(normalized(audio, LEVEL_LUFS).samples.float())
-    before, ahead = 2 * net.config.pairs_behind, 2 * net.config.pairs_ahead
-    pieces = []
-    for start in range(0, mel.shape[2], _PIECE):
-        first = max(0, start - before)
-        piece = net(mel[..., first : start + _PIECE + ahead])
-        pieces.append(piece[..., start - first : start - first + _PIECE])
-    return torch.cat(pieces, dim=2)
+    stream = PhonemeStream(net or load_phoneme_net())
+    samples = normalized(audio, LEVEL_LUFS).samples.float()
+    pieces = [stream.push(piece) for piece in torch.split(samples, _PIECE, dim=1)]
+    return torch.cat([*pieces, stream.end()], dim=2)
 
 
 def viseme_track(audio: Audio) -> Float[Tensor, "15 T"]:

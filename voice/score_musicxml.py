@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import bisect
 import io
+import re
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -13,6 +15,7 @@ from xml.parsers import expat
 
 from assets.errors import AssetError
 from voice.score import MELISMA, Note, Score, is_xml, voice_of
+from voice.score_repeats import Played, played_measures
 
 _LARGEST_XML = 64_000_000  # bytes, unpacked
 _MOST_ELEMENTS = 3_000_000
@@ -27,8 +30,9 @@ class _UnsafeError(Exception):
 def read_musicxml(content: bytes, path: Path) -> Score:
     """The melody of a partwise MusicXML score: the part and the voice with the most words.
 
-    The first verse is sung, as written, once through; tied notes are one, chords give their highest
-    note, transposing instruments sound as they do. Entities are refused, as nothing needs them.
+    Repeats, endings and jumps are sung out, each time with the next verse where there is one; tied
+    notes are one, chords give their highest note, transposing instruments sound as they do.
+    Entities are refused, as nothing needs them.
     """
     if content[:2] == b"PK":
         content = _unpacked(content, path)
@@ -40,11 +44,15 @@ def read_musicxml(content: bytes, path: Path) -> Score:
     parts = root.findall("part")
     if not parts:
         raise AssetError(f"{path} has no part; export the score again")
-    clock = _Clock(_tempos(parts))
+    try:
+        order = played_measures(parts)
+        clock = _Clock(_tempos(parts, order))
+    except ValueError as error:
+        raise AssetError(f"{path} cannot be sung out: {error}; export it again") from error
     sung: list[_Part] = []
     for part in parts:
         try:
-            sung.append(_read_part(part))
+            sung.append(_read_part(part, order))
         except (ValueError, TypeError) as error:
             raise AssetError(
                 f"{path} has a note without a proper pitch or length ({error}); export it again"
@@ -152,22 +160,23 @@ class _Part:
     n_chords: int
 
 
-def _read_part(part: Element) -> _Part:
+def _read_part(part: Element, order: list[Played]) -> _Part:
     """The notes of the voice with the most words, ties joined."""
     notes: dict[str, list[tuple[float, float, int, str, bool]]] = {}
     ties: dict[tuple[str, int], int] = {}  # the note that a tie goes on from
     lyrics: Counter[str] = Counter()
     chords: Counter[str] = Counter()
-    divisions, shift, at, onset = 1.0, 0, 0.0, 0.0
-    for measure in part.findall("measure"):
+    at = onset = 0.0
+    measures = _in_force(part)
+    for turn in order:
+        if turn.index >= len(measures):
+            continue
+        measure, divisions, shift = measures[turn.index]
         begin = furthest = at
+        verse = _verse(measure, turn.verse)
         for element in measure:
             if element.tag == "attributes":
-                divisions = _positive(element.findtext("divisions")) or divisions
-                transpose = element.find("transpose")
-                if transpose is not None:
-                    octaves = int(float(transpose.findtext("octave-change") or 0))
-                    shift = int(float(transpose.findtext("chromatic") or 0)) + 12 * octaves
+                divisions, shift = _attributes(element, divisions, shift)
             elif element.tag in ("backup", "forward"):
                 step = float(element.findtext("duration") or 0) / divisions
                 at = max(begin, at - step) if element.tag == "backup" else at + step
@@ -189,7 +198,7 @@ def _read_part(part: Element) -> _Part:
                     line[earlier] = (line[earlier][0], onset + length, *line[earlier][2:])
                     index = earlier
                 else:
-                    lyric, joined = _lyric(element)
+                    lyric, joined = _lyric(element, verse)
                     lyrics[voice] += bool(lyric)
                     index = len(line)
                     line.append((onset, onset + length, pitch, lyric, joined))
@@ -207,6 +216,26 @@ def _read_part(part: Element) -> _Part:
     return _Part(notes[best], lyrics[best], chords[best])
 
 
+def _in_force(part: Element) -> list[tuple[Element, float, int]]:
+    """Each measure with the divisions and the transposition that hold where it begins."""
+    found: list[tuple[Element, float, int]] = []
+    divisions, shift = 1.0, 0
+    for measure in part.findall("measure"):
+        found.append((measure, divisions, shift))
+        for attributes in measure.findall("attributes"):
+            divisions, shift = _attributes(attributes, divisions, shift)
+    return found
+
+
+def _attributes(attributes: Element, divisions: float, shift: int) -> tuple[float, int]:
+    """Divisions and transposition in semitones from there on."""
+    transpose = attributes.find("transpose")
+    if transpose is not None:
+        octaves = int(float(transpose.findtext("octave-change") or 0))
+        shift = int(float(transpose.findtext("chromatic") or 0)) + 12 * octaves
+    return _positive(attributes.findtext("divisions")) or divisions, shift
+
+
 def _pitch(note: Element, shift: int) -> int | None:
     """The MIDI number; None for rests and drums."""
     pitch = note.find("pitch")
@@ -219,12 +248,21 @@ def _pitch(note: Element, shift: int) -> int | None:
     return 12 * (int(pitch.findtext("octave") or "") + 1) + _STEPS[step] + alter + shift
 
 
-def _lyric(note: Element) -> tuple[str, bool]:
-    """The syllable of the first verse, and whether it goes on with the word before."""
-    verses = note.findall("lyric")
-    if not verses:
-        return "", False
-    verse = next((one for one in verses if one.get("number", "1") == "1"), None)
+def _verse(measure: Element, wanted: int) -> int:
+    """The verse to sing of a measure: the wanted one, or where it has none, its first."""
+    there = {_number(lyric) for lyric in measure.iterfind("note/lyric")}
+    return wanted if wanted in there else min(there, default=1)
+
+
+def _number(lyric: Element) -> int:
+    """A lyric's verse; names such as `part1verse2` end in it."""
+    digits = re.search(r"(\d{1,3})\D*$", lyric.get("number") or "1")
+    return int(digits[1]) if digits else 1
+
+
+def _lyric(note: Element, number: int) -> tuple[str, bool]:
+    """The syllable of a verse, and whether it goes on with the word before."""
+    verse = next((one for one in note.findall("lyric") if _number(one) == number), None)
     if verse is None:
         return "", False
     text = " ".join((one.text or "").strip() for one in verse.findall("text")).strip()
@@ -234,30 +272,54 @@ def _lyric(note: Element) -> tuple[str, bool]:
     return text.strip("-_ ") or MELISMA, syllabic in ("middle", "end")
 
 
-def _tempos(parts: list[Element]) -> list[tuple[float, float]]:
+def _tempos(parts: list[Element], order: list[Played]) -> list[tuple[float, float]]:
     """Beats and the seconds of a beat from there on, of the first part that says so."""
     for part in parts:
-        found: list[tuple[float, float]] = []
-        divisions, at = 1.0, 0.0
-        for measure in part.findall("measure"):
+        measures = _in_force(part)
+        written: list[float | None] = []  # tempo where each measure begins
+        tempo = None
+        for measure, _, _ in measures:
+            written.append(tempo)
+            tempo = next((found for found in map(_tempo, reversed(measure)) if found), tempo)
+        if tempo is None:
+            continue
+        first = next(found for found in map(_tempo, _elements(measures)) if found)
+        found: list[tuple[float, float]] = [(0.0, first)]
+        at, before = 0.0, -1
+        for turn in order:
+            if turn.index >= len(measures):
+                continue
+            measure, divisions, shift = measures[turn.index]
             begin = furthest = at
+            if turn.index != before + 1:
+                found.append((at, written[turn.index] or first))
+            before = turn.index
             for element in measure:
                 if element.tag == "attributes":
-                    divisions = _positive(element.findtext("divisions")) or divisions
-                elif element.tag in ("sound", "direction"):
-                    sound = element if element.tag == "sound" else element.find("sound")
-                    tempo = _positive(None if sound is None else sound.get("tempo"))
-                    tempo = tempo or _metronome(element)
-                    if tempo:
-                        found.append((at, 60.0 / min(max(tempo, 5.0), 1000.0)))
+                    divisions, shift = _attributes(element, divisions, shift)
+                elif new := _tempo(element):
+                    found.append((at, new))
                 elif element.tag in ("backup", "forward", "note") and element.find("chord") is None:
                     step = (_positive(element.findtext("duration")) or 0.0) / divisions
                     at = max(begin, at - step) if element.tag == "backup" else at + step
                 furthest = max(furthest, at)
             at = furthest
-        if found:
-            return [(0.0, found[0][1]), *sorted(found)]
+        return sorted(found, key=lambda tempo: tempo[0])
     return [(0.0, 0.5)]
+
+
+def _elements(measures: list[tuple[Element, float, int]]) -> Iterator[Element]:
+    for measure, _, _ in measures:
+        yield from measure
+
+
+def _tempo(element: Element) -> float | None:
+    """Seconds of a beat, where an element sets them."""
+    if element.tag not in ("sound", "direction"):
+        return None
+    sound = element if element.tag == "sound" else element.find("sound")
+    per_minute = _positive(None if sound is None else sound.get("tempo")) or _metronome(element)
+    return 60.0 / min(max(per_minute, 5.0), 1000.0) if per_minute else None
 
 
 def _metronome(direction: Element) -> float | None:

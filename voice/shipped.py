@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from assets.errors import AssetError
@@ -34,6 +36,7 @@ _PURPOSES = {
     "vocoder": "sound from mels: filters for pulses and noise, inverse STFT",
 }
 _Net = TypeVar("_Net", bound=nn.Module)
+GENDERS = ("female", "male", "neutral")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,52 @@ class ConverterParts:
     mapping_network: MappingNetwork
     style_encoder: StyleEncoder
     styles: tuple[str, ...]
+    style_pitch: nn.Linear | None = None  # style to log2 Hz
+
+
+@dataclass(frozen=True, eq=False)
+class ShippedVoice:
+    """A named voice of a converter's file, and the style that makes it."""
+
+    name: str
+    description: str  # one line for people
+    gender: str  # one of GENDERS
+    f0_hz: float  # median pitch of its speech
+    source: str  # the recordings or the synthesiser that it was learnt from
+    style: Float[Tensor, "1 S"]
+
+    def __post_init__(self) -> None:
+        if not self.name or self.gender not in GENDERS or not self.f0_hz > 0:
+            raise ValueError(
+                f"a voice needs a name, a gender of {', '.join(GENDERS)} and a pitch above 0 Hz; "
+                f"this is {self.name!r}, {self.gender!r}, {self.f0_hz}"
+            )
+
+
+def shipped_voices(path: Path | None = None) -> tuple[ShippedVoice, ...]:
+    """The voices of a file that the stage converter wrote; without a path the shipped ones."""
+    tensors, _ = _read("converter", path)
+    place = _place("converter", path)
+    try:
+        rows = json.loads(read_metadata(place)["voices"])
+        styles = [style[None] for style in tensors["voice_styles"]]
+        return tuple(
+            ShippedVoice(**row, style=style) for row, style in zip(rows, styles, strict=True)
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise AssetError(
+            f"{place} does not tell its voices ({error}); "
+            "export it again with: python -m voice.train converter"
+        ) from error
+
+
+def voices_entry(voices: Sequence[ShippedVoice]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata from which `shipped_voices` reads these voices again."""
+    if not voices:
+        return {}, {}
+    rows = [{k: v for k, v in vars(voice).items() if k != "style"} for voice in voices]
+    styles = torch.cat([voice.style.detach() for voice in voices])
+    return {"voice_styles": styles}, {"voices": json.dumps(rows, ensure_ascii=False)}
 
 
 def load_f0(path: Path | None = None) -> F0Net:
@@ -76,6 +125,7 @@ def load_converter(
         load_f0(f0),
         parts.styles,
         load_vocoder(vocoder),
+        parts.style_pitch,
     )
 
 
@@ -84,6 +134,8 @@ def load_parts(path: Path | None = None) -> ConverterParts:
     tensors, sizes = _read("converter", path)
     config = StarganConfig(**sizes)
     styles = tuple(json.loads(read_metadata(_place("converter", path))["styles"]))
+
+    has_pitch = any(key.startswith("style_pitch.") for key in tensors)
 
     def filled(part: _Net, name: str) -> _Net:
         prefix = f"{name}."
@@ -95,6 +147,7 @@ def load_parts(path: Path | None = None) -> ConverterParts:
         filled(MappingNetwork(config), "mapping_network"),
         filled(StyleEncoder(config), "style_encoder"),
         styles,
+        filled(nn.Linear(config.style_dim, 1), "style_pitch") if has_pitch else None,
     )
 
 

@@ -16,12 +16,15 @@ from torch.nn import functional as F
 from voice.mel import N_MELS
 from voice.stargan_blocks import (
     SLOPE,
+    AdaIN,
     AdainResBlk,
     ResBlk,
     conv_trunk,
     require_frames,
     scale_of,
 )
+
+COMMON_BANDS = 64  # up to 7 kHz: recordings of 16 kHz have them too
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class StarganConfig:
     n_repeat: int = 4
     w_hpf: int = 0
     F0_channel: int = 256
+    residual: bool = False  # the output is added to `Generator.coloured`; in no published net
 
     def __post_init__(self) -> None:
         sizes = ("dim_in", "style_dim", "latent_dim", "num_domains", "max_conv_dim")
@@ -86,6 +90,21 @@ class Generator(nn.Module):
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(config.dim_in, 1, 1),
         )
+        if config.residual:
+            self.bands = AdaIN(config.style_dim, N_MELS)
+
+    def coloured(
+        self, mel: Float[Tensor, "B 1 M T"], style: Float[Tensor, "B S"]
+    ) -> Float[Tensor, "B 1 M T"]:
+        """The source's mel with each band's mean and deviation in time as the style has them.
+
+        Loudness and liveliness over all bands stay the source's.
+        """
+        common = mel[:, :, :COMMON_BANDS]
+        level = common.mean(dim=(2, 3), keepdim=True)
+        spread = common.var(dim=3, unbiased=False, keepdim=True).add(1e-5).sqrt()
+        bands = self.bands(with_loudness(mel).transpose(1, 2), style).transpose(1, 2)
+        return cast(Tensor, level + spread.mean(dim=2, keepdim=True) * bands)
 
     def forward(
         self,
@@ -116,7 +135,18 @@ class Generator(nn.Module):
             x = torch.cat([x, F.adaptive_avg_pool2d(narrow, (height, width))], dim=1)
         for block in self.decode:
             x = block(x, style)
-        return cast(Tensor, self.to_out(x))
+        made = cast(Tensor, self.to_out(x))
+        if self.config.residual:
+            return made + self.coloured(mel, style)[..., : made.shape[-1]]
+        return made
+
+
+def with_loudness(mel: Float[Tensor, "B 1 M T"]) -> Float[Tensor, "B 1 M T"]:
+    """The mel with a trace of its loudness in every band.
+
+    Bands that a recording does not have move with its loudness once they are normalised.
+    """
+    return mel + 0.05 * mel.mean(dim=2, keepdim=True)
 
 
 class MappingNetwork(nn.Module):

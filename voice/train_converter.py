@@ -1,6 +1,6 @@
 """Train the converter: StarGANv2-VC on the styles of a corpus.
 
-It needs a trained pitch network and recogniser (stages f0 and asr).
+It needs a trained pitch network (stage f0); the published recipe a recogniser (asr) as well.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from torch import nn
 
 from assets.weights import write_tensors
 from voice.corpus import Corpus
+from voice.shipped import ShippedVoice, voices_entry
 from voice.stargan import StarganConfig
 from voice.train_converter_step import (
     ConverterBatch,
@@ -181,10 +183,10 @@ def train(
             run.save()
             preview(averaged, nets, _moved(shown, device), folder / "preview.png")
             if export is not None:
-                save_converter(averaged, nets, clips.styles, export)
+                save_converter(averaged, sizes, clips.styles, export)
     run.save()
     if export is not None:
-        save_converter(averaged, nets, clips.styles, export)
+        save_converter(averaged, sizes, clips.styles, export)
     return averaged
 
 
@@ -235,16 +237,21 @@ def preview(
 
 
 def save_converter(
-    averaged: dict[str, nn.Module], nets: ConverterNets, styles: tuple[str, ...], path: Path
+    averaged: dict[str, nn.Module],
+    config: StarganConfig,
+    styles: tuple[str, ...],
+    path: Path,
+    voices: Sequence[ShippedVoice] = (),
 ) -> list[Path]:
-    """The averaged networks in one file, or in shards, with their sizes and the styles' names."""
+    """The averaged networks in one file, or in shards, with their sizes, styles and voices."""
     tensors = {
         f"{name}.{key}": tensor.half() if tensor.is_floating_point() else tensor
         for name, net in averaged.items()
         for key, tensor in net.state_dict().items()
     }
-    sizes = {"sizes": json.dumps(asdict(nets.generator.config)), "styles": json.dumps(styles)}
-    return write_tensors(tensors, path, sizes)
+    named, told = voices_entry(voices)
+    sizes = {"sizes": json.dumps(asdict(config)), "styles": json.dumps(styles)}
+    return write_tensors(tensors | named, path, sizes | told)
 
 
 def _columns(figures: dict[str, float]) -> dict[str, float]:
@@ -273,8 +280,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     defaults = ConverterTraining()
     parser.add_argument("--corpus", type=Path, required=True, help="what the stage corpus wrote")
     parser.add_argument("--run", type=Path, default=Path("out/converter"), help="checkpoints")
+    parser.add_argument(
+        *("--recipe",),
+        choices=("paired", "published"),
+        default="paired",
+        help="paired: supervised, for small data and computers; published: StarGANv2-VC's losses",
+    )
     parser.add_argument("--f0", type=Path, help="pitch network; without it the shipped one")
     parser.add_argument("--asr", type=Path, help="recogniser; without it the shipped one")
+    parser.add_argument("--steps", type=int, default=20_000, help="of the recipe paired")
+    parser.add_argument(
+        *("--leave-out",),
+        action="append",
+        default=[],
+        help="a corpus that the recipe paired does not learn from, to measure with",
+    )
     parser.add_argument("--epochs", type=int, default=defaults.epochs)
     parser.add_argument("--steps-per-epoch", type=int, default=defaults.steps_per_epoch)
     parser.add_argument("--classify-epoch", type=int, default=defaults.classify_epoch)
@@ -299,6 +319,10 @@ def run(options: argparse.Namespace) -> None:
     from voice.shipped import load_f0, load_recogniser, ship
 
     torch.set_num_threads(options.threads)
+    if options.recipe == "paired":
+        from voice.train_converter_voices import run_paired
+
+        return run_paired(options)
     corpus = Corpus.open(options.corpus)
     pitch, recogniser = load_f0(options.f0), load_recogniser(options.asr)
     sizes = StarganConfig(
@@ -332,7 +356,7 @@ def run(options: argparse.Namespace) -> None:
     if options.ship:
         ship(
             "converter",
-            lambda path: save_converter(averaged, nets, corpus.styles(), path),
+            lambda path: save_converter(averaged, sizes, corpus.styles(), path),
             corpus,
             options.run,
             options.seed,

@@ -114,3 +114,26 @@ def noisy(batch: Batch, share: float, *, generator: torch.Generator) -> Float[Te
     mel = batch.mel.clone()
     mel[chosen] = normalised(log_mel(mixed))[..., : mel.shape[-1]]
     return mel
+
+
+def blurred(
+    mel: Float[Tensor, "B M T"], share: float, *, generator: torch.Generator
+) -> Float[Tensor, "B M T"]:
+    """The mels, this share of them as smooth and as uncertain as a network's.
+
+    Smoothed over up to 2 frames and 1.5 bands (one standard deviation), and off by up to 0.08.
+    """
+    count = len(mel)
+    chosen = torch.rand(count, 1, 1, generator=generator) < share
+    out = mel
+    for axis, widest in ((2, 2.0), (1, 1.5)):
+        width = 0.2 + widest * torch.rand(count, 1, generator=generator).square()
+        taps = torch.exp(-0.5 * (torch.arange(-4, 5) / width).square())
+        taps = (taps / taps.sum(1, keepdim=True)).to(mel)
+        pad = (4, 4, 0, 0) if axis == 2 else (0, 0, 4, 4)
+        shape = (count, 1, 1, 9) if axis == 2 else (count, 1, 9, 1)
+        padded = torch.nn.functional.pad(out[None], pad, mode="replicate")
+        out = torch.nn.functional.conv2d(padded, taps.reshape(shape), groups=count)[0]
+    off = 0.08 * torch.rand(count, 1, 1, generator=generator)
+    out = out + (off * torch.randn(mel.shape, generator=generator)).to(mel)
+    return torch.where(chosen.to(mel.device), out, mel)

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from voice.corpus import Corpus
+from voice.corpus_pitch import usual_pitch
 from voice.jdc import F0Config, F0Net
 from voice.shipped import save_net
 from voice.train_crops import Batch, clip_weights, draw_crops, noisy
@@ -22,23 +23,28 @@ from voice.train_run import Run, apply_gradients, learning_rate
 
 log = logging.getLogger(__name__)
 
+_HEADS = ("detector_conv", "bilstm_", "classifier", "detector")  # what the feature does not need
+_BINS, _LOWEST_HZ = 112, 50.0  # of the guide: half semitones up to 1270 Hz
+
 
 @dataclass(frozen=True)
 class F0Training:
-    """Settings of one run; loss and rate as published, the network smaller."""
+    """Settings of one run."""
 
     steps: int = 20_000
     batch: int = 16
     frames: int = 192
     learning_rate: float = 3e-4
     warm_up: int = 100
-    decay_share: float = 0.3
+    decay_share: float = 0.5
     weight_decay: float = 1e-4
-    pitch_weight: float = 0.1
+    pitch_weight: float = 0.3  # of a semitone
+    guide_weight: float = 0.3
     noisy_share: float = 0.4  # crops with noise or a room
-    ema: float = 0.999
+    ema: float = 0.995
+    trunk_steps: int = 0  # after which the convolutions, and so the feature, stay; 0: never
     seed: int = 0
-    save_every: int = 250
+    save_every: int = 50
 
 
 def fresh(sizes: F0Config) -> F0Net:
@@ -52,15 +58,67 @@ def fresh(sizes: F0Config) -> F0Net:
     return net
 
 
+class Guide(nn.Module):
+    """Bins of pitch read from the generator's feature; a training's help, not part of the product.
+
+    Through the recurrent layers alone the convolutions learn to hear pitch very slowly.
+    """
+
+    def __init__(self, sizes: F0Config) -> None:
+        super().__init__()
+        self.bins = nn.Linear(10 * sizes.channels[-1], _BINS)
+
+    def loss(
+        self,
+        feature: Float[Tensor, "B C 10 T"],
+        f0: Float[Tensor, "B T"],
+        voiced: Bool[Tensor, "B T"],
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the voiced frames' bins, half a semitone wide."""
+        logits = self.bins(feature.permute(0, 3, 1, 2).flatten(2))  # [B, T, bins]
+        wanted = (24 * torch.log2(f0.clamp(min=_LOWEST_HZ) / _LOWEST_HZ)).round().long()
+        each = F.cross_entropy(
+            logits.transpose(1, 2),
+            wanted.clamp(max=_BINS - 1),
+            reduction="none",
+            label_smoothing=0.05,
+        )
+        return _mean_of(each, voiced)
+
+
+def slipped(f0: Float[Tensor, "B T"], usual_hz: Float[Tensor, " B"]) -> Bool[Tensor, "B T"]:
+    """Voiced frames about an octave or more from their clip's usual pitch."""
+    usual = usual_hz[:, None]
+    return (f0 > 2.1 * usual) | ((f0 > 0) & (f0 < 0.45 * usual))
+
+
+def _mean_of(each: Tensor, counts: Tensor) -> Tensor:
+    return (each * counts).sum() / counts.sum().clamp(min=1)
+
+
 def loss_of(
-    net: F0Net, mel: Float[Tensor, "B M T"], f0: Float[Tensor, "B T"], pitch_weight: float
+    net: F0Net,
+    guide: Guide,
+    mel: Float[Tensor, "B M T"],
+    f0: Float[Tensor, "B T"],
+    usual_hz: Float[Tensor, " B"],
+    config: F0Training,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """Smooth L1 of the pitch, 0 Hz where unvoiced, and cross-entropy of silence."""
-    given = mel[:, None]
-    pitch = F.smooth_l1_loss(net(given).f0, f0)
-    silent = F.binary_cross_entropy_with_logits(net.silence(given), (f0 == 0).to(mel))
-    figures = {"pitch": float(pitch.detach()), "silence": float(silent.detach())}
-    return pitch_weight * pitch + silent, figures
+    """Semitones off where voiced (smooth L1), cross-entropy of silence, and the guide's loss.
+
+    Frames far from the clip's usual pitch are left out: there the tracker that made `f0` slipped.
+    """
+    doubtful = slipped(f0, usual_hz)
+    voiced = (f0 > 0) & ~doubtful
+    heard, silence = net.pitch_and_silence(mel[:, None])
+    off = 12 * torch.log2(heard.f0.clamp(min=_LOWEST_HZ / 2) / f0.clamp(min=_LOWEST_HZ))
+    pitch = _mean_of(F.smooth_l1_loss(off, torch.zeros_like(off), reduction="none"), voiced)
+    silent = F.binary_cross_entropy_with_logits(silence, (f0 == 0).to(mel), reduction="none")
+    silent = _mean_of(silent, ~doubtful)
+    guided = guide.loss(heard.feature, f0, voiced)
+    figures = {"pitch": pitch, "silence": silent, "guide": guided}
+    loss = config.pitch_weight * pitch + silent + config.guide_weight * guided
+    return loss, {name: float(value.detach()) for name, value in figures.items()}
 
 
 def train(
@@ -76,27 +134,36 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = fresh(sizes)
+        guide = Guide(sizes)
         averaged = copy.deepcopy(net).requires_grad_(False)
         optimizer = torch.optim.AdamW(
-            net.parameters(), config.learning_rate, weight_decay=config.weight_decay
+            [*net.parameters(), *guide.parameters()],
+            config.learning_rate,
+            weight_decay=config.weight_decay,
         )
         generator = torch.Generator().manual_seed(config.seed)
-        run = Run(folder, {"f0": net}, {"f0": optimizer}, {"f0": averaged}, generator)
+        run = Run(
+            folder, {"f0": net, "guide": guide}, {"f0": optimizer}, {"f0": averaged}, generator
+        )
         run.resume()
         indices = corpus.indices(held_out=False)
         weights = clip_weights(corpus, indices)
+        usual_hz = torch.tensor([usual_pitch(corpus.f0(i).numpy()) for i in range(len(corpus))])
         started, before = time.monotonic(), run.spent_s
         net.train()
+        frozen = False
         while run.step < config.steps:
             if minutes is not None and time.monotonic() - started > 60 * minutes:
                 break
+            if 0 < config.trunk_steps <= run.step and not frozen:
+                frozen = freeze_trunk(net, averaged, take=run.step == config.trunk_steps)
             # the step's number seeds dropout, so that a resumed run goes on as it would have
             torch.manual_seed(config.seed + run.step)
             batch = draw_crops(
                 corpus, indices, weights, config.frames, config.batch, generator=generator
             )
             mel = noisy(batch, config.noisy_share, generator=generator)
-            loss, figures = loss_of(net, mel, batch.f0, config.pitch_weight)
+            loss, figures = loss_of(net, guide, mel, batch.f0, usual_hz[batch.clips], config)
             loss.backward()  # type: ignore[no-untyped-call]
             rate = learning_rate(
                 run.step,
@@ -120,20 +187,38 @@ def train(
     return averaged.eval()
 
 
+def freeze_trunk(net: F0Net, averaged: F0Net, *, take: bool) -> bool:
+    """Let the recurrent heads learn alone; `take`: on the averaged convolutions.
+
+    A converter can then be trained on the feature while the pitch still becomes better.
+    """
+    for name, part in net.named_children():
+        if name.startswith(_HEADS):
+            continue
+        if take:
+            part.load_state_dict(averaged.get_submodule(name).state_dict())
+        part.eval().requires_grad_(False)
+    return True
+
+
 @torch.no_grad()
 def held_out_figures(net: F0Net, corpus: Corpus, clips: int = 40) -> dict[str, float]:
-    """Errors on clips never trained on: pitch within 50 cents, voicing, correlation."""
+    """Errors on clips never trained on: pitch within 50 cents, voicing, correlation.
+
+    Frames in which the tracker slipped (see `loss_of`) do not count.
+    """
     cents, agree, found, wanted = [], [], [], []
     for index in corpus.indices(held_out=True)[:clips]:
-        samples, f0 = corpus.samples(index)[None], corpus.f0(index)
-        batch = Batch.of(samples, f0)
-        pitch = net(batch.mel[:, None]).f0[0]
-        voiced = net.silence(batch.mel[:, None])[0] < 0
-        agree.append((voiced == (batch.f0[0] > 0)).float())
-        both = (batch.f0[0] > 0) & (pitch > 30)
-        cents.append(1200 * torch.log2(pitch[both] / batch.f0[0][both]))
+        batch = Batch.of(corpus.samples(index)[None], corpus.f0(index))
+        usual_hz = torch.tensor([usual_pitch(batch.f0[0].numpy())])
+        sure = ~slipped(batch.f0, usual_hz)[0]
+        heard, silence = net.pitch_and_silence(batch.mel[:, None])
+        f0, pitch = batch.f0[0][sure], heard.f0[0][sure]
+        agree.append(((silence[0][sure] < 0) == (f0 > 0)).float())
+        both = (f0 > 0) & (pitch > 30)
+        cents.append(1200 * torch.log2(pitch[both] / f0[both]))
         found.append(pitch[both].log())
-        wanted.append(batch.f0[0][both].log())
+        wanted.append(f0[both].log())
     off = torch.cat(cents).abs()
     both = torch.stack([torch.cat(found), torch.cat(wanted)])
     return {
@@ -151,6 +236,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, default=Path("out/f0"), help="checkpoints")
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--batch", type=int, default=defaults.batch)
+    parser.add_argument("--frames", type=int, default=defaults.frames)
+    parser.add_argument("--rate", type=float, default=defaults.learning_rate, help="learning rate")
+    parser.add_argument(
+        *("--trunk-steps",),
+        type=int,
+        default=defaults.trunk_steps,
+        help="steps after which the generator's feature stays as it is; 0: never",
+    )
     parser.add_argument("--width", type=int, default=16, help="first channels; published: 64")
     parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
     parser.add_argument("--seed", type=int, default=0)
@@ -167,7 +260,14 @@ def run(options: argparse.Namespace) -> None:
     corpus = Corpus.open(options.corpus)
     width = options.width
     sizes = F0Config((width, 2 * width, 3 * width, 4 * width), 4 * width)
-    config = F0Training(steps=options.steps, batch=options.batch, seed=options.seed)
+    config = F0Training(
+        steps=options.steps,
+        batch=options.batch,
+        frames=options.frames,
+        learning_rate=options.rate,
+        trunk_steps=options.trunk_steps,
+        seed=options.seed,
+    )
     net = train(corpus, options.run, config, sizes, minutes=options.minutes, export=options.export)
     if options.ship:
         figures = held_out_figures(net, corpus)

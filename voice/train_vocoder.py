@@ -1,7 +1,7 @@
 """Train the vocoder: sound from mels.
 
-The loss compares spectrograms at many resolutions and takes off what two draws of the model's own
-noise differ in. Discriminators can join from a step on (`--adversarial-from`).
+The loss compares spectrograms at several resolutions as the ear weighs them. Discriminators can
+join from a step on (`--adversarial-from`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from voice.corpus import Corpus
 from voice.losses_adversarial import WaveJudge, convincing_loss, feature_loss, judge_loss
-from voice.losses_spectral import energy_distance
-from voice.mel import log_mel, normalised
+from voice.losses_spectral import peak_excess, sound_distance
+from voice.mel import denormalised, log_mel, normalised
 from voice.shipped import save_net
-from voice.train_crops import Batch, clip_weights, draw_crops
+from voice.train_crops import Batch, blurred, clip_weights, draw_crops
 from voice.train_previews import save_mels, save_sounds
 from voice.train_run import Run, apply_gradients, learning_rate
 from voice.vocos import Filters, Vocos, VocosConfig, filled, gaussian_targets
@@ -32,6 +32,7 @@ from voice.vocos_source import excitations, frame_phases, overlap_add, spectra
 log = logging.getLogger(__name__)
 
 _PREVIEW_FRAMES = 240
+_EDGE = 2  # frames
 
 
 @dataclass(frozen=True)
@@ -39,58 +40,85 @@ class VocoderTraining:
     """Settings of one run."""
 
     steps: int = 60_000
-    batch: int = 8
-    frames: int = 96  # of a crop
-    learning_rate: float = 8e-4
+    batch: int = 4
+    frames: int = 72  # of a crop
+    pitch_batch: int = 12  # further crops that the pitch alone is learnt from
+    learning_rate: float = 1e-3
     warm_up: int = 200
-    decay_share: float = 0.25
+    decay_share: float = 0.6
     weight_decay: float = 1e-4
-    ema: float = 0.999
+    ema: float = 0.998
+    blurred_share: float = 0.35  # of crops whose mel is as smooth as a converter's
     narrow_share: float = 0.3  # how often, for its length, sound without a top octave is drawn
     pitch_weight: float = 0.3
+    mel_weight: float = 1.0
+    peak_weight: float = 0.5
     adversarial_from: int = 0  # 0: never
     adversarial_weight: float = 0.1
     seed: int = 0
     save_every: int = 250
 
 
-def two_draws(
+def made_of(
     net: Vocos, filters: Filters, f0: Float[Tensor, "B T"], *, generator: torch.Generator
-) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
-    """The same spectra filled with two independent noises."""
+) -> Float[Tensor, "B N"]:
+    """The sound of filters at a known pitch, with noise that is drawn."""
     hop, n_fft = net.config.hop_length, net.config.n_fft
     pitch_hz, voiced = filled(f0)
     frames = torch.arange(f0.shape[1])
     pulses, _ = excitations(pitch_hz, voiced, frame_phases(pitch_hz, hop), frames, hop)
-    harmonic = overlap_add(net.harmonic(filters, spectra(pulses, n_fft, hop)), n_fft, hop)
-    gain = filters.log_noise.exp()[..., None]
-    draws = []
-    for _ in range(2):
-        noise = torch.randn(pulses.shape, generator=generator).to(pulses)
-        draws.append(harmonic + overlap_add(gain * spectra(noise, n_fft, hop), n_fft, hop))
-    return draws[0], draws[1]
+    noise = torch.randn(pulses.shape, generator=generator).to(pulses)
+    out = net.spectrum(filters, spectra(pulses, n_fft, hop), spectra(noise, n_fft, hop))
+    return overlap_add(net.refined(out, filters), n_fft, hop)
 
 
-def pitch_loss(net: Vocos, filters: Filters, f0: Float[Tensor, "B T"]) -> Float[Tensor, ""]:
+def pitch_loss(
+    net: Vocos,
+    logits: Float[Tensor, "B T P"],
+    voicing: Float[Tensor, "B T"],
+    f0: Float[Tensor, "B T"],
+) -> Float[Tensor, ""]:
     """Cross-entropy of the pitch where voiced, and of voicing everywhere."""
-    voiced = (f0 > 0).to(filters.voicing_logit)
+    voiced = (f0 > 0).to(voicing)
     targets = gaussian_targets(f0, net.config)
-    entropy = -(targets * filters.pitch_logits.log_softmax(-1)).sum(-1)
+    entropy = -(targets * logits.log_softmax(-1)).sum(-1)
     pitch = (entropy * voiced).sum() / voiced.sum().clamp(min=1)
-    return pitch + F.binary_cross_entropy_with_logits(filters.voicing_logit, voiced)
+    return pitch + F.binary_cross_entropy_with_logits(voicing, voiced)
 
 
 def loss_of(
-    net: Vocos, batch: Batch, config: VocoderTraining, *, generator: torch.Generator
+    net: Vocos,
+    batch: Batch,
+    config: VocoderTraining,
+    others: Batch | None = None,
+    *,
+    generator: torch.Generator,
 ) -> tuple[Float[Tensor, ""], dict[str, float], Float[Tensor, "B N"]]:
-    """Training loss, figures for the log, and one of the two draws."""
-    filters = net.filters(batch.mel, batch.f0)
-    draw, other = two_draws(net, filters, batch.f0, generator=generator)
-    distance, plain = energy_distance(batch.samples, draw, other)
-    pitch = pitch_loss(net, filters, batch.f0)
-    parts = {"energy": distance, "spectral": plain, "pitch": pitch}
+    """Training loss, figures for the log, and the sound that was made.
+
+    Of `others` the pitch alone is learnt, which costs little.
+    """
+    mel = blurred(batch.mel, config.blurred_share, generator=generator)
+    filters = net.filters(mel, batch.f0)
+    made = made_of(net, filters, batch.f0, generator=generator)
+    # at the ends of a crop the frames that share its samples are missing
+    inside = slice(_EDGE * net.config.hop_length, -_EDGE * net.config.hop_length)
+    distance = sound_distance(batch.samples[:, inside], made[:, inside])
+    peaks = peak_excess(batch.samples[:, inside], made[:, inside])
+    wanted = denormalised(batch.mel).transpose(1, 2)
+    fitted = (filters.log_power - wanted).abs().mean()
+    logits, voicing, f0 = filters.pitch_logits, filters.voicing_logit, batch.f0
+    if others is not None:
+        more = blurred(others.mel, config.blurred_share, generator=generator)
+        _, more_logits, more_voicing = net.heard(more)
+        logits, voicing = torch.cat([logits, more_logits]), torch.cat([voicing, more_voicing])
+        f0 = torch.cat([f0, others.f0])
+    pitch = pitch_loss(net, logits, voicing, f0)
+    parts = {"spectral": distance, "mel": fitted, "peaks": peaks, "pitch": pitch}
     figures = {name: float(part.detach()) for name, part in parts.items()}
-    return distance + config.pitch_weight * pitch, figures, draw
+    loss = distance + config.pitch_weight * pitch + config.mel_weight * fitted
+    loss = loss + config.peak_weight * peaks
+    return loss, figures, made
 
 
 @torch.no_grad()
@@ -182,13 +210,18 @@ def train(
         batch = draw_crops(
             corpus, indices, weights, config.frames, config.batch, generator=generator
         )
-        loss, figures, draw = loss_of(net, batch, config, generator=generator)
+        others = draw_crops(
+            corpus, indices, weights, config.frames, config.pitch_batch, generator=generator
+        )
+        loss, figures, made = loss_of(net, batch, config, others, generator=generator)
         if rival is not None and run.step >= config.adversarial_from:
-            figures["judge"] = rival.learn(batch.samples, draw.detach())
-            loss = loss + config.adversarial_weight * rival.loss(batch.samples, draw)
+            figures["judge"] = rival.learn(batch.samples, made.detach())
+            loss = loss + config.adversarial_weight * rival.loss(batch.samples, made)
         loss.backward()  # type: ignore[no-untyped-call]
+        spent = 0.0 if minutes is None else (time.monotonic() - started) / (60 * minutes)
         rate = learning_rate(
-            run.step,
+            # a run that is stopped by the clock falls by the clock
+            max(run.step, int(spent * config.steps)) if run.step >= config.warm_up else run.step,
             config.steps,
             peak=config.learning_rate,
             warm_up=config.warm_up,

@@ -3,7 +3,8 @@
 The backbone and the head are those of Vocos (Siuzdak 2023). Instead of a free phase the head
 predicts filters, with phases of their own, for two excitations: pulses at the pitch and noise
 (as in neural source-filter models). Pitch is then kept to the cent and can be given from outside,
-and a small network trained without adversaries does not buzz.
+and a small network trained without adversaries does not buzz. The spectra are then fitted to the
+mel (`vocos_fit`), so that the network need not learn what the mel says already.
 """
 
 from __future__ import annotations
@@ -17,9 +18,24 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from voice.audio import Audio
+from voice.audio import SAMPLE_RATE, Audio
 from voice.mel import MelConfig, denormalised, mel_bank, normalised
+from voice.vocos_fit import bank_of_frames, pooling_of_bands, refined
+from voice.vocos_pitch import combs_of, salience
 from voice.vocos_source import excitations, frame_phases, overlap_add, spectra
+
+# Nepers that noise stays under the envelope at low frequencies, where voices have little; the fit
+# to the mel raises it where there are no pulses. The network decides how loud pulses are beside
+# it. Noise that is itself learnt by comparing spectra comes out too loud, standing in for all that
+# cannot be known, and speech sounds hoarse.
+_NOISE_BELOW = 2.5
+# Nepers that pulses are at most above the noise at low frequencies, falling to 0 from 1 to 5.5 kHz:
+# comparing spectra alone would have them everywhere, and high frequencies would buzz.
+_CLEAREST = 2.5
+# How much earlier in a period high frequencies come than low ones: pulses whose harmonics all meet
+# would have twice the peaks of a voice.
+_DISPERSION_S = 0.002
+_POOL_HZ = 500.0  # wider apart than harmonics of most voices
 
 
 @dataclass(frozen=True)
@@ -30,14 +46,16 @@ class VocosConfig:
     hidden: int = 512
     layers: int = 8
     kernel: int = 7
-    embed_ahead: int = 2  # frames that the first layer looks ahead
-    ahead: int = 2  # further layers that look one frame ahead each
+    embed_ahead: int = 1  # frames that the first layer looks ahead
+    ahead: int = 1  # further layers that look one frame ahead each
     pitch_layers: int = 3  # of the layers; the pitch is read after them
     pitch_bins: int = 224
     lowest_hz: float = 50.0
     bin_cents: float = 25.0
     n_fft: int = 1200
     hop_length: int = 300
+    refinements: int = 4  # rounds of fitting the sound to the mel
+    refine_ahead: int = 2  # of the rounds; each looks one frame ahead
 
     def __post_init__(self) -> None:
         if not 0 < self.pitch_layers < self.layers:
@@ -47,13 +65,15 @@ class VocosConfig:
                 f"ahead={self.ahead} must be 0..{self.layers} and "
                 f"embed_ahead={self.embed_ahead} 0..{self.kernel - 1}"
             )
+        if not 0 <= self.refine_ahead <= self.refinements:
+            raise ValueError(f"refine_ahead={self.refine_ahead} must be 0..{self.refinements}")
         if self.n_fft != 4 * self.hop_length:
             raise ValueError(f"n_fft={self.n_fft} must be 4 * hop_length={4 * self.hop_length}")
 
     @property
     def look_ahead(self) -> int:
         """Mel frames after a frame that its 300 samples depend on; the source needs 4 of them."""
-        return self.embed_ahead + self.ahead + 4
+        return self.embed_ahead + self.ahead + self.refine_ahead + 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +85,7 @@ class Filters:
     log_harmonic: Float[Tensor, "B T K"]  # gain of the pulses
     phase: Float[Tensor, "B T K"]  # rad; what the filter adds to the pulses' phase
     log_noise: Float[Tensor, "B T K"]  # gain of the noise
+    log_power: Float[Tensor, "B T M"]  # natural-log mel that the sound is fitted to
 
 
 class Vocos(nn.Module):
@@ -72,7 +93,13 @@ class Vocos(nn.Module):
 
     interpolation: Tensor
     offset: Tensor
-    noise_bands: Tensor
+    breath: Tensor
+    clearest: Tensor
+    dispersion: Tensor
+    bank: Tensor
+    pooling: Tensor
+    surroundings: Tensor
+    combs: Tensor
 
     def __init__(self, config: VocosConfig | None = None) -> None:
         super().__init__()
@@ -84,19 +111,33 @@ class Vocos(nn.Module):
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(config, ahead=int(layer < config.ahead)) for layer in range(config.layers)
         )
+        self.salience_embed = nn.Linear(config.pitch_bins, config.dim)
+        self.salience_scale = nn.Parameter(torch.tensor(10.0))
         self.pitch_norm = nn.LayerNorm(config.dim)
         self.pitch_head = nn.Linear(config.dim, config.pitch_bins + 1)
         self.pitch_embed = nn.Linear(3, config.dim)
         self.head_norm = nn.LayerNorm(config.dim)
-        self.n_noise = 128
-        self.head = nn.Linear(config.dim, 2 * bins + self.n_noise)
-        nn.init.normal_(self.head.weight, std=1e-3)
-        nn.init.zeros_(self.head.bias)
+        self.head = nn.Linear(config.dim, 2 * bins + mel.n_mels)
+        self.strengths = nn.Parameter(torch.full((config.refinements,), 1.3))
         interpolation, offset = _envelope_of_mel(mel, config.n_fft)
         self.register_buffer("interpolation", interpolation, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
-        bands = _interpolation(torch.linspace(0, bins - 1, self.n_noise), bins)
-        self.register_buffer("noise_bands", bands, persistent=False)
+        hertz = torch.linspace(0, mel.sample_rate / 2, bins)
+        quieter = _NOISE_BELOW * (1 - ((hertz - 1_500) / 5_000).clamp(0, 1))
+        self.register_buffer("breath", -quieter, persistent=False)
+        clearest = _CLEAREST * (1 - ((hertz - 1_000) / 4_500).clamp(0, 1))
+        self.register_buffer("clearest", clearest, persistent=False)
+        delay_s = -_DISPERSION_S * (hertz / 2_500).clamp(0, 1)
+        turns = -(delay_s * hertz[1]).cumsum(0)
+        self.register_buffer("dispersion", 2 * math.pi * turns, persistent=False)
+        self.register_buffer("bank", bank_of_frames(mel, config.n_fft), persistent=False)
+        self.register_buffer("pooling", pooling_of_bands(mel, _POOL_HZ), persistent=False)
+        index = torch.arange(config.pitch_bins)
+        pitches_hz = config.lowest_hz * torch.exp2(index * config.bin_cents / 1200)
+        surroundings, combs = combs_of(mel, pitches_hz)
+        self.register_buffer("surroundings", surroundings, persistent=False)
+        self.register_buffer("combs", combs, persistent=False)
+        self._begin_as_a_classical_vocoder()
 
     def forward(
         self,
@@ -105,8 +146,9 @@ class Vocos(nn.Module):
     ) -> Float[Tensor, "B N"]:
         """The sound of each mel, 300 samples a frame; frame t is centred on sample 300 t.
 
-        `f0`, in Hz, 0 where unvoiced, replaces the pitch that the network hears in the mel. The
-        noise depends on the position alone, so the same mel always gives the same samples.
+        `f0`, in Hz, 0 where unvoiced, replaces the pitch that the network hears in the mel; of the
+        mel only the envelope is then kept to, as its own harmonics may lie elsewhere. The noise
+        depends on the position alone, so the same mel always gives the same samples.
         """
         filters = self.filters(mel, f0)
         pitch_hz, voiced = self.pitch(filters) if f0 is None else filled(f0)
@@ -115,7 +157,7 @@ class Vocos(nn.Module):
         pulses, noise = excitations(pitch_hz, voiced, phases, frames, self.config.hop_length)
         n_fft, hop = self.config.n_fft, self.config.hop_length
         out = self.spectrum(filters, spectra(pulses, n_fft, hop), spectra(noise, n_fft, hop))
-        return overlap_add(out, n_fft, hop)
+        return overlap_add(self.refined(out, filters, pooled=f0 is not None), n_fft, hop)
 
     @torch.no_grad()
     def synthesise(self, mel: Float[Tensor, "B M T"], *, generator: torch.Generator) -> Audio:
@@ -129,15 +171,38 @@ class Vocos(nn.Module):
         self, mel: Float[Tensor, "B 80 T"], f0: Float[Tensor, "B T"] | None = None
     ) -> Filters:
         """The network's answer; with `f0` the later layers are told that pitch, not their own."""
-        x = self.embed_norm(self.embed(mel).transpose(1, 2))
-        for block in self.blocks[: self.config.pitch_layers]:
-            x = block(x)
-        pitch = self.pitch_head(self.pitch_norm(x))
-        logits, voicing = pitch[..., :-1], pitch[..., -1]
+        x, logits, voicing = self.heard(mel)
         x = x + self.described(logits, voicing, f0)
         for block in self.blocks[self.config.pitch_layers :]:
             x = block(x)
         return self.read(mel, self.head(self.head_norm(x)), logits, voicing)
+
+    def heard(
+        self, mel: Float[Tensor, "B 80 T"]
+    ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B T P"], Float[Tensor, "B T"]]:
+        """The first layers' answer, logits of the pitch and of voicing."""
+        likeness = self.likeness(mel)
+        x = self.embedded(self.embed(mel).transpose(1, 2), likeness)
+        for block in self.blocks[: self.config.pitch_layers]:
+            x = block(x)
+        return x, *self.pitch_logits(x, likeness)
+
+    def likeness(self, mel: Float[Tensor, "B 80 T"]) -> Float[Tensor, "B T P"]:
+        """How well each pitch explains each frame, -1..1."""
+        return salience(denormalised(mel).transpose(1, 2), self.surroundings, self.combs)
+
+    def embedded(
+        self, x: Float[Tensor, "B T C"], likeness: Float[Tensor, "B T P"]
+    ) -> Float[Tensor, "B T C"]:
+        """What goes into the first layer, of the convolved mel."""
+        return cast(Tensor, self.embed_norm(x) + self.salience_embed(likeness))
+
+    def pitch_logits(
+        self, x: Float[Tensor, "B T C"], likeness: Float[Tensor, "B T P"]
+    ) -> tuple[Float[Tensor, "B T P"], Float[Tensor, "B T"]]:
+        """Logits of the pitch and of voicing, of the first layers' answer."""
+        pitch = self.pitch_head(self.pitch_norm(x))
+        return pitch[..., :-1] + self.salience_scale * likeness, pitch[..., -1]
 
     def pitch(self, filters: Filters) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
         """Pitch in Hz, guessed also where unvoiced, and 1 where voiced."""
@@ -149,7 +214,7 @@ class Vocos(nn.Module):
         pulses: Float[Tensor, "B T K 2"],
         noise: Float[Tensor, "B T K 2"],
     ) -> Float[Tensor, "B T K 2"]:
-        """Filtered pulses plus filtered noise; spectra are real and imaginary parts."""
+        """Filtered pulses plus filtered noise, not refined; real and imaginary parts."""
         return self.harmonic(filters, pulses) + filters.log_noise.exp()[..., None] * noise
 
     def harmonic(
@@ -161,6 +226,32 @@ class Vocos(nn.Module):
         along = real * pulses[..., 0] - imaginary * pulses[..., 1]
         across = real * pulses[..., 1] + imaginary * pulses[..., 0]
         return torch.stack([along, across], dim=-1)
+
+    def refined(
+        self, spectrum: Float[Tensor, "B T K 2"], filters: Filters, *, pooled: bool = False
+    ) -> Float[Tensor, "B T K 2"]:
+        """Spectra whose sound agrees with itself and with the mel that the filters name.
+
+        Pooled, it agrees with the mel's envelope alone.
+        """
+        return refined(
+            spectrum,
+            filters.log_power,
+            self.bank,
+            self.interpolation,
+            self.strengths,
+            self.config.refine_ahead,
+            self.pooling if pooled else None,
+        )
+
+    def _begin_as_a_classical_vocoder(self) -> None:
+        """Pulses below, noise above and where unvoiced, in the mel's envelope."""
+        bins = self.config.n_fft // 2 + 1
+        nn.init.normal_(self.head.weight, std=1e-3)
+        nn.init.zeros_(self.head.bias)
+        hertz = torch.linspace(0, SAMPLE_RATE / 2, bins)
+        with torch.no_grad():
+            self.head.bias[:bins] = -1.5 * ((hertz - 3_000) / 5_000).clamp(0, 1)
 
     def _heard(self, logits: Tensor, voicing: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of the likeliest bin and its neighbours, on the logarithmic scale."""
@@ -193,14 +284,17 @@ class Vocos(nn.Module):
     ) -> Filters:
         """Filters of the head's answer, which is what to add to the mel's own envelope."""
         bins = self.config.n_fft // 2 + 1
-        harmonic, phase, noise = torch.split(answer, [bins, bins, self.n_noise], dim=-1)
-        envelope = denormalised(mel).transpose(1, 2) @ self.interpolation / 2 - self.offset
+        harmonic, phase, change = torch.split(answer, [bins, bins, mel.shape[1]], dim=-1)
+        log_power = denormalised(mel).transpose(1, 2)
+        envelope = log_power @ self.interpolation / 2 - self.offset
+        harmonic = torch.minimum(harmonic, self.breath + self.clearest)
         return Filters(
             logits,
             voicing,
             (envelope + harmonic).clamp(max=4.0),
-            phase,
-            (envelope - 1.5 + noise @ self.noise_bands).clamp(max=4.0),
+            phase + self.dispersion,
+            (envelope + self.breath).clamp(max=4.0),
+            (log_power + change).clamp(max=12.0),
         )
 
 

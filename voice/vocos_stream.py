@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from voice.mel import N_MELS
 from voice.vocos import ConvNeXtBlock, Filters, FrameConv, Vocos
+from voice.vocos_fit import BACK, agreeing, fitted
 from voice.vocos_source import excitations, frame_phases, overlap_add, spectra
 
 _BESIDE = 2  # frames beside a frame that share samples with it
@@ -27,12 +29,20 @@ class VocosStream:
         self._layers += [_Conv(block.depthwise) for block in _blocks(net)]
         self._residuals = [_Queue() for _ in net.blocks]
         self._mels, self._pitched = _Queue(), _Queue()
+        self._likeness = (_Queue(), _Queue())  # for the first layer, and for the pitch
         self._ready: list[Filters] = []
         self._pitch = torch.zeros(1, 0)
         self._voiced = torch.zeros(1, 0)
         self._phase = torch.zeros(1, 1, dtype=torch.float64)
-        self._first = 0  # number of the first frame that is kept
-        self._done = 0  # frames whose samples have been given out
+        self._first = 0  # number of the first frame whose pitch and filters are kept
+        self._excited = 0  # frames that have a spectrum
+        ahead = net.config.refine_ahead
+        self._rounds = [
+            _Round(net, strength, int(number < ahead))
+            for number, strength in enumerate(net.strengths.detach().unbind())
+        ]
+        self._refined = torch.zeros(1, 0, net.config.n_fft // 2 + 1, 2)
+        self._before = 0  # refined frames kept whose samples have been given out
 
     @torch.no_grad()
     def push(self, mel: Float[Tensor, "1 80 T"]) -> Float[Tensor, "1 N"]:
@@ -40,6 +50,9 @@ class VocosStream:
         if mel.shape[-1] == 0:
             return mel.new_zeros(1, 0)
         self._mels.put(mel.transpose(1, 2))
+        likeness = self.net.likeness(mel)
+        for queue in self._likeness:
+            queue.put(likeness)
         return self._forward(mel, last=False)
 
     @torch.no_grad()
@@ -51,7 +64,9 @@ class VocosStream:
 
     def _forward(self, mel: Tensor, *, last: bool) -> Tensor:
         net = self.net
-        x = net.embed_norm(self._layers[0].step(mel, last=last).transpose(1, 2))
+        x = self._layers[0].step(mel, last=last).transpose(1, 2)
+        if x.shape[1]:
+            x = net.embedded(x, self._likeness[0].take(x.shape[1], x))
         for number, block in enumerate(_blocks(net)):
             if number == net.config.pitch_layers:
                 x = self._told(x)
@@ -70,18 +85,40 @@ class VocosStream:
         return self._sound(last=last)
 
     def _told(self, x: Tensor) -> Tensor:
-        answer = self.net.pitch_head(self.net.pitch_norm(x))
-        self._pitched.put(answer)
-        return x + self.net.described(answer[..., :-1], answer[..., -1])
+        if not x.shape[1]:
+            return x
+        logits, voicing = self.net.pitch_logits(x, self._likeness[1].take(x.shape[1], x))
+        self._pitched.put(torch.cat([logits, voicing[..., None]], dim=-1))
+        return x + self.net.described(logits, voicing)
 
     def _sound(self, *, last: bool) -> Tensor:
-        """Samples of the frames whose neighbours on both sides are there."""
+        """Samples of the frames whose refined neighbours on both sides are there."""
+        spectrum, log_power = self._excite(last=last)
+        config = self.net.config
+        if spectrum.shape[1]:
+            spectrum = fitted(spectrum, log_power, self.net.bank, self.net.interpolation)
+        for one in self._rounds:
+            spectrum, log_power = one.step(spectrum, log_power, last=last)
+        self._refined = torch.cat([self._refined.to(spectrum), spectrum], dim=1)
+        end = self._refined.shape[1] - (0 if last else _BESIDE)
+        if end <= self._before:
+            return self._pitch[:, :0]
+        sound = overlap_add(self._refined, config.n_fft, config.hop_length)
+        sound = sound[:, self._before * config.hop_length : end * config.hop_length]
+        # the next sample lies in the frame before its own too
+        drop = max(0, end - 1)
+        self._refined, self._before = self._refined[:, drop:], end - drop
+        return sound
+
+    def _excite(self, *, last: bool) -> tuple[Tensor, Tensor]:
+        """Unrefined spectra, and what to fit them to, of the frames that can be told by now."""
         config = self.net.config
         known = self._first + self._pitch.shape[1]
-        # a frame's spectrum needs the pitch of two frames more, its sound two spectra more
-        end = known if last else known - 2 * _BESIDE
-        if end <= self._done:
-            return self._pitch[:, :0]
+        # a frame's spectrum needs the pitch of two frames more
+        end = known if last else known - _BESIDE
+        if end <= self._excited:
+            bins = config.n_fft // 2 + 1
+            return self._pitch.new_zeros(1, 0, bins, 2), self._pitch.new_zeros(1, 0, N_MELS)
         phases = frame_phases(self._pitch, config.hop_length)
         phases = (phases + self._phase) % 1.0
         numbers = torch.arange(self._first, known)
@@ -90,17 +127,14 @@ class VocosStream:
         out = self.net.spectrum(
             filters, *(spectra(signal, config.n_fft, config.hop_length) for signal in signals)
         )
-        usable = out if last else out[:, :-_BESIDE]
-        edge = self._done - self._first
-        sound = overlap_add(usable, config.n_fft, config.hop_length)
-        sound = sound[:, edge * config.hop_length : (end - self._first) * config.hop_length]
-        # two spectra before the next sample, and two frames of pulses before those, stay
-        drop = max(0, end - 2 * _BESIDE - self._first)
+        new = slice(self._excited - self._first, end - self._first)
+        # two frames of pulses before the next spectrum stay
+        drop = max(0, end - _BESIDE - self._first)
         self._ready = [_cut(filters, drop)]
         self._phase = phases[:, drop : drop + 1]
         self._pitch, self._voiced = self._pitch[:, drop:], self._voiced[:, drop:]
-        self._first, self._done = self._first + drop, end
-        return sound
+        self._first, self._excited = self._first + drop, end
+        return out[:, new], filters.log_power[:, new]
 
 
 def stream(net: Vocos, mels: Iterable[Float[Tensor, "1 80 _"]]) -> Iterator[Float[Tensor, "1 _"]]:
@@ -131,6 +165,30 @@ class _Conv:
             return x.new_zeros(1, self.layer.conv.out_channels, 0)
         self.kept = x[..., x.shape[-1] - width :]
         return torch.as_tensor(self.layer.conv(x))
+
+
+class _Round:
+    """One round of refinement that keeps what it needs of the past."""
+
+    def __init__(self, net: Vocos, strength: Tensor, ahead: int) -> None:
+        self.net, self.strength, self.ahead = net, strength, ahead
+        self.kept = torch.zeros(1, BACK, net.config.n_fft // 2 + 1, 2)
+        self.waiting = torch.zeros(1, 0, N_MELS)
+
+    def step(self, x: Tensor, log_power: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:
+        """The frames that can be told by now, and what they were fitted to."""
+        x = torch.cat([self.kept.to(x), x], dim=1)
+        log_power = torch.cat([self.waiting.to(x), log_power], dim=1)
+        if last:
+            x = F.pad(x, (0, 0, 0, 0, 0, self.ahead))
+        count = max(0, x.shape[1] - BACK - self.ahead)
+        self.kept, self.waiting = x[:, count:], log_power[:, count:]
+        log_power = log_power[:, :count]
+        if not count:
+            return x[:, :0], log_power
+        net = self.net
+        x = agreeing(x, self.ahead)
+        return fitted(x, log_power, net.bank, net.interpolation, self.strength), log_power
 
 
 class _Queue:

@@ -9,6 +9,7 @@ there) and a classical shift of pitch and formants (PSOLA), with the columns
   target, source  cosine of resemblyzer's embeddings to a clip of the target and to the source
   nearer   share of conversions nearer to the target than to the source
   F0       correlation of log pitch with the source's where both are voiced
+  off      semitones between the median pitches of the conversion and of the target's speaker
   errors   word errors of pocketsphinx over those of the source, on clips whose text is known
 
 Packages that are not installed are named and their columns left out:
@@ -35,12 +36,14 @@ import torch
 
 from assets.errors import AssetError
 from voice.audio import SAMPLE_RATE, Audio, resample
+from voice.converter_pairs import voice_clips
+from voice.converter_plan import VoicePlan, planned_voices
 from voice.corpus import Corpus
-from voice.corpus_pitch import pitch_track
+from voice.corpus_pitch import pitch_track, usual_pitch
 from voice.losses_spectral import mel_distance
 from voice.mel import log_mel
 from voice.psola import reshaped
-from voice.shipped import load_converter, load_vocoder
+from voice.shipped import load_converter, load_vocoder, shipped_voices
 from voice.train_asr import edits
 
 _PACKAGES = {
@@ -138,14 +141,26 @@ def pitch_correlation(real: np.ndarray, other: np.ndarray) -> float:
 
 def classical(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The source at the target's median pitch, its formants moved a third as far."""
-    medians = [np.median(f0[f0 > 0]) for f0 in map(pitch_track, (source, target))]
-    ratio = float(np.clip(medians[1] / medians[0], 0.5, 2.0))
+    medians = [usual_pitch(pitch_track(sound)) for sound in (source, target)]
+    ratio = float(np.clip(medians[1] / max(medians[0], 1.0), 0.5, 2.0))
     return reshaped(source, pitch_ratio=ratio, formant_ratio=ratio ** (1 / 3))
 
 
-def chosen_clips(corpus: Corpus, count: int) -> list[int]:
-    """Held-out clips of 3 s and more, of as many speakers as there are, full-band ones first."""
-    left = [i for i in corpus.indices(held_out=True) if 3 <= corpus.clips[i].seconds <= 15]
+def chosen_clips(corpus: Corpus, count: int, also: Sequence[str] = ()) -> list[int]:
+    """Clips of 3 to 15 s that nothing was trained on, of many speakers, full-band ones first.
+
+    No target voice is among them. `also` names corpora of which the converter learnt nothing,
+    though other networks may have.
+    """
+    taken = {plan.key for plan in planned_voices(corpus)}
+    left = [
+        i
+        for i, clip in enumerate(corpus.clips)
+        if (clip.held_out or clip.corpus in also)
+        and 3 <= clip.seconds <= 15
+        and not clip.style
+        and (clip.corpus, clip.speaker) not in taken
+    ]
     left.sort(key=lambda i: -corpus.clips[i].top_hz)
     seen: dict[str, int] = {}
     order = []
@@ -176,6 +191,9 @@ def measure(
         return
     row.add("source", float(mine @ theirs))
     if target is not None:
+        pitches = [usual_pitch(pitch_track(x.astype(np.float64))) for x in (sound, target)]
+        if min(pitches) > 0:
+            row.add("off", abs(12 * np.log2(pitches[0] / pitches[1])))
         other = judges.voice(target)
         assert other is not None
         row.add("target", float(mine @ other))
@@ -188,6 +206,10 @@ def main() -> None:
     parser.add_argument("--vocoder", type=Path)
     parser.add_argument("--converter", type=Path)
     parser.add_argument("--f0", type=Path)
+    parser.add_argument(
+        "--also", action="append", default=[], help="a corpus that the converter never learnt from"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which voice each source goes to")
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--save", type=Path, help="write the sounds into this folder")
     options = parser.parse_args()
@@ -202,14 +224,17 @@ def main() -> None:
     rows: dict[str, Row] = {}
     spent: dict[str, float] = {}
     heard_s = 0.0
-    styles = converter.speakers if converter else corpus.styles()
-    for number, index in enumerate(chosen_clips(corpus, options.clips)):
+    plans = planned_voices(corpus)
+    voices = {voice.name: voice for voice in shipped_voices(options.converter)} if converter else {}
+    for number, index in enumerate(chosen_clips(corpus, options.clips, options.also)):
         clip, samples = corpus.clips[index], corpus.samples(index)[None]
         source = samples[0].numpy().astype(np.float64)
         heard_s += clip.seconds
-        style = styles[number % len(styles)] if styles else ""
-        of_style = [i for i in range(len(corpus)) if corpus.clips[i].style == style]
-        held = [i for i in of_style if corpus.clips[i].held_out] or of_style
+        # a step that visits every voice before any again
+        plan = plans[(7 * number + options.seed) % len(plans)] if plans else None
+        held = voice_clips(corpus, plan, held_out=True) if plan else ()
+        # the longest clip tells most of a voice
+        held = sorted(held, key=lambda i: -corpus.clips[i].seconds)
         target = corpus.samples(held[0]).numpy().astype(np.float64) if held else None
 
         def resynthesis(samples: torch.Tensor = samples) -> np.ndarray:
@@ -218,11 +243,10 @@ def main() -> None:
             return vocoder.synthesise(mel, generator=torch.Generator()).samples[0].numpy()
 
         def conversion(
-            samples: torch.Tensor = samples, target: np.ndarray | None = target, style: str = style
+            samples: torch.Tensor = samples, plan: VoicePlan | None = plan
         ) -> np.ndarray:
-            assert converter is not None and target is not None
-            reference = Audio(torch.from_numpy(target).float()[None])
-            asked = converter.style_of(reference, style)
+            assert converter is not None and plan is not None
+            asked = voices[plan.name].style
             found = converter.convert(Audio(samples), asked, generator=torch.Generator())
             return found.samples[0].numpy()
 
@@ -236,7 +260,7 @@ def main() -> None:
         ways: dict[str, Callable[[], np.ndarray]] = {"source": unchanged}
         if vocoder is not None:
             ways["vocoder"] = resynthesis
-        if converter is not None and target is not None:
+        if converter is not None and target is not None and plan and plan.name in voices:
             ways["conversion"] = conversion
         if target is not None:
             ways["PSOLA"] = shifted
@@ -254,13 +278,16 @@ def main() -> None:
             if options.save:
                 options.save.mkdir(parents=True, exist_ok=True)
                 audio = Audio(torch.from_numpy(sound).float()[None])
-                audio.save(options.save / f"{number:02d}-{name}-{clip.corpus}.wav")
+                audio.save(
+                    options.save
+                    / f"{number:02d}-{name}-{clip.corpus}-{plan.name if plan else ''}.wav"
+                )
     report(rows, spent, heard_s)
 
 
 def report(rows: dict[str, Row], spent: dict[str, float], heard_s: float) -> None:
     """Print the table."""
-    columns = ("OVRL", "SIG", "BAK", "PESQ", "mel dB", "target", "source", "nearer", "F0")
+    columns = ("OVRL", "SIG", "BAK", "PESQ", "mel dB", "target", "source", "nearer", "F0", "off")
     print("            " + "".join(f"{c:>9}" for c in (*columns, "errors", "real time")))
     base = rows["source"].figures.get("words wrong")
     for name, row in rows.items():
