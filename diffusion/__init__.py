@@ -6,13 +6,84 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffusion.pipelines import load_pipeline, txt2img
+    from diffusion.adapters import (
+        add_embedding,
+        add_ip_adapter,
+        remove_embedding,
+        remove_ip_adapter,
+        remove_loras,
+        scale_ip_adapter,
+        use_loras,
+    )
+    from diffusion.from_picture import img2img
+    from diffusion.from_prompt import txt2img, variations
+    from diffusion.inpainting import inpaint
+    from diffusion.interpolation import fuse, interpolate
+    from diffusion.load import add_controlnets, add_t2i_adapters, as_task, load_pipeline
+    from diffusion.metadata import read_record
+    from diffusion.outpainting import Margins, outpaint
+    from diffusion.recipe import Recipe
+    from diffusion.record import ModelRecord, record_of
+    from diffusion.regions import regional
+    from diffusion.unprompted import class_conditional, unconditional
+    from diffusion.upscaling import upscale
+    from diffusion.write import write_picture
 
-__all__ = ["load_pipeline", "txt2img"]
+__all__ = [
+    "Margins",
+    "ModelRecord",
+    "Recipe",
+    "add_controlnets",
+    "add_embedding",
+    "add_ip_adapter",
+    "add_t2i_adapters",
+    "as_task",
+    "class_conditional",
+    "fuse",
+    "img2img",
+    "inpaint",
+    "interpolate",
+    "load_pipeline",
+    "outpaint",
+    "read_record",
+    "record_of",
+    "regional",
+    "remove_embedding",
+    "remove_ip_adapter",
+    "remove_loras",
+    "scale_ip_adapter",
+    "txt2img",
+    "unconditional",
+    "upscale",
+    "use_loras",
+    "variations",
+    "write_picture",
+]
+
+_HOMES = {
+    "adapters": (
+        *("add_embedding", "add_ip_adapter", "remove_embedding", "remove_ip_adapter"),
+        *("remove_loras", "scale_ip_adapter", "use_loras"),
+    ),
+    "load": ("add_controlnets", "add_t2i_adapters", "as_task", "load_pipeline"),
+    "from_picture": ("img2img",),
+    "from_prompt": ("txt2img", "variations"),
+    "inpainting": ("inpaint",),
+    "interpolation": ("fuse", "interpolate"),
+    "metadata": ("read_record",),
+    "outpainting": ("Margins", "outpaint"),
+    "recipe": ("Recipe",),
+    "record": ("ModelRecord", "record_of"),
+    "regions": ("regional",),
+    "unprompted": ("class_conditional", "unconditional"),
+    "upscaling": ("upscale",),
+    "write": ("write_picture",),
+}
 
 
 def __getattr__(name: str) -> object:
     # diffusers takes seconds to import, so it waits until a pipeline is asked for
-    if name not in __all__:
-        raise AttributeError(f"module 'diffusion' has no attribute {name!r}")
-    return getattr(importlib.import_module("diffusion.pipelines"), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"diffusion.{home}"), name)
+    raise AttributeError(f"module 'diffusion' has no attribute {name!r}")
