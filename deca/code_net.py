@@ -22,6 +22,7 @@ from assets.store import shipped
 from assets.weights import read_metadata, read_tensors, write_tensors
 from deca.codes import Codes
 from deca.exposure import SkinSamples
+from deca.guess import seen_camera
 from deca.landmark_points import LandmarkPoints
 from deca.landmarks import LandmarkConfig, LandmarkNet, Prediction, load_landmark_net
 from flame.arkit import ARKIT_INDEX, ARKIT_NAMES, mirrored_name
@@ -180,8 +181,8 @@ def rotation_from_six(six: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 3"]:
 def codes_of(answer: CodeAnswer, flame: Flame, points: LandmarkPoints) -> Codes:
     """Codes with the camera that puts the head's points where the network saw them.
 
-    The camera's scale and shift are the weighted least squares for the regressed turn and
-    perspective; the light is the answer's own, without exposure.
+    The camera is `seen_camera`'s for the regressed turn and perspective; the light is the answer's
+    own, without exposure.
     """
     weights = answer.weights.clamp(0, 1)
     shape = answer.shape.clamp(-3.5, 3.5)
@@ -189,22 +190,7 @@ def codes_of(answer: CodeAnswer, flame: Flame, points: LandmarkPoints) -> Codes:
     params.root.copy_(matrix_to_axis_angle(answer.rotation))
     placed = points.on(flame(params).verts)  # [B, L, 3]
     nearness = answer.nearness.clamp(0, 3)
-    w = 1 - placed[..., 2] * nearness[:, None]
-    seen = answer.landmarks.mean * 2 - 1
-    target = torch.stack([seen[..., 0], -seen[..., 1]], -1)  # y up, half crops
-    trust = torch.exp(-2 * answer.landmarks.log_sigma)  # [B, L]
-    # scale * X + offset = w * target, two rows a point
-    trust = trust / trust.sum(1, keepdim=True)
-    flat = placed[..., :2] / w[..., None]
-    one = (1 / w)[..., None].expand(-1, -1, 2)
-    xx = (trust[..., None] * flat * flat).sum((1, 2))
-    x1 = (trust[..., None] * flat * one).sum(1)
-    ones = (trust[..., None] * one * one).sum(1)
-    xt = (trust[..., None] * flat * target).sum((1, 2))
-    t1 = (trust[..., None] * one * target).sum(1)
-    scale = (xt - (x1 * t1 / ones).sum(1)) / (xx - (x1.square() / ones).sum(1)).clamp(min=1e-9)
-    scale = scale.clamp(min=1e-3)
-    shift = (t1 - scale[:, None] * x1) / ones / scale[:, None]
+    scale, shift = seen_camera(placed, answer.landmarks.mean, answer.landmarks.log_sigma, nearness)
     fov_deg = torch.rad2deg(2 * torch.atan(nearness / scale))
     return Codes(params, answer.albedo, Camera(scale, shift, fov_deg), answer.light)
 

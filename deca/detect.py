@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import logging
 import math
@@ -37,8 +38,11 @@ _DOUBTS = 3  # so many candidates are looked at in vain at most
 _ASKEW, _SETTLED = 0.15, 0.6  # rad, overlap: points that moved by more are looked at again
 _SAME = 0.3  # overlap of two boxes of one face
 _UPRIGHT_SIDE, _UPRIGHT_VIEW = 256, 2.4  # px of the crop that the points are looked for in; faces
+_QUARTERS = (1, 3, 2)  # turns of a picture in which no face stands upright
+_LYING = 0.045  # most uncertainty of the landmark network about faces found there
 _FAN_FILES = ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar")
 _TASK_FILE = "mediapipe/face_landmarker.task"
+_MESH_EYES = (33, 263)  # outer corners of its mesh, from the picture's left
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +53,7 @@ class Detection(TensorRecord):
     points68: Float[Tensor, "1 68 2"] | None  # iBUG, where the backend knows them
     backend: str
     score: float = 1.0  # 0..1, of our own detector
-    roll_rad: float = 0.0  # clockwise in the picture, as `crop_of` has it
+    roll_rad: float | None = 0.0  # clockwise in the picture, as `crop_of` has it; None: unknown
 
 
 def detect(
@@ -69,9 +73,10 @@ def detect(
     """
     _check_backend(backend)
     if points is not None:
-        return Detection(_box_of(points[0], image), points, "points")
+        roll_rad = crop_of(points[0])[2]
+        return Detection(_box_of(points[0], image), points, "points", roll_rad=roll_rad)
     if box is not None:
-        return Detection(_checked_box(box, image), None, "box")
+        return Detection(_checked_box(box, image), None, "box", roll_rad=None)
     found = detect_all(image, backend=backend, net=net)
     return found[choose([face.box for face in found])]
 
@@ -85,7 +90,7 @@ def detect_all(
     """Every face of a picture, the surest first, by the backend that `detect` would take.
 
     The shipped detector looks for faces of 24 px and more in a picture of 640, turned up to profile
-    and tilted up to 60 degrees; larger pictures are searched at that size.
+    and tilted up to 60 degrees, or any way where none is; larger pictures are shrunk.
     """
     _check_backend(backend)
     if backend == "face-alignment" or (backend == "auto" and not _missing_fan()):
@@ -174,7 +179,12 @@ def _by_face_alignment(image: Tensor) -> list[Detection]:
     faces = [torch.from_numpy(np.asarray(points, np.float32)) for points in found]
     # its heat maps count pixels from their corners
     return [
-        Detection(torch.cat([face.amin(0), face.amax(0)]) + 0.5, face[None] + 0.5, "face-alignment")
+        Detection(
+            torch.cat([face.amin(0), face.amax(0)]) + 0.5,
+            face[None] + 0.5,
+            "face-alignment",
+            roll_rad=crop_of(face)[2],
+        )
         for face in faces
     ]
 
@@ -221,7 +231,9 @@ def _by_mediapipe(image: Tensor) -> list[Detection]:
         # its 468 points are not the 68: published tables between them are off by 4 % of the eyes'
         # span
         box = torch.cat([points.amin(0), points.amax(0)])
-        found_faces.append(Detection(box, None, "mediapipe"))
+        line = points[_MESH_EYES[1]] - points[_MESH_EYES[0]]
+        roll_rad = math.atan2(float(line[1]), float(line[0]))
+        found_faces.append(Detection(box, None, "mediapipe", roll_rad=roll_rad))
     return found_faces
 
 
@@ -246,7 +258,66 @@ def _face_net() -> FaceNet:
 def shipped_faces(
     image: Float[Tensor, "1 3 H W"], finder: FaceNet, net: LandmarkNet
 ) -> list[Detection]:
-    """The detector's faces; those that it doubts only where the landmark network sees one too."""
+    """The detector's faces; those that it doubts only where the landmark network sees one too.
+
+    Where no face is upright, the picture is searched lying on its sides and on its head, and both
+    networks must agree.
+    """
+    if faces := _standing(image, finder, net):
+        return faces
+    lying: list[Detection] = []
+    for quarters in _QUARTERS:
+        turned = torch.rot90(image, quarters, (2, 3))
+        lying += [
+            turned_back(face, quarters, (image.shape[-1], image.shape[-2]))
+            for face in _standing(turned, finder, net)
+            if _beyond_doubt(turned, face, net)
+        ]
+    kept: list[Detection] = []
+    # a face askew is seen in two turns
+    for face in sorted(lying, key=lambda face: -face.score):
+        if all(overlap(face.box, other.box) <= _SAME for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _beyond_doubt(image: Tensor, face: Detection, net: LandmarkNet) -> bool:
+    """Whether the landmark network is sure of a face, also when it looks once more.
+
+    Three turns of a picture hold three times as much that may be taken for a face, and seldom one.
+    """
+    if face.points68 is None:
+        return False
+    seen, _, _ = _looked_at(image, face.box, face.roll_rad or 0.0, net)
+    return seen.is_face() and seen.uncertainty() < _LYING
+
+
+def turned_back(face: Detection, quarters: int, size: tuple[int, int]) -> Detection:
+    """A face of a turned picture in the picture itself, of `size` (width, height).
+
+    The picture was turned counter-clockwise by `quarters` of a full turn, as `torch.rot90` does.
+    """
+    widths = [size[k % 2] for k in range(quarters)]
+
+    def back(points: Float[Tensor, "*N 2"]) -> Float[Tensor, "*N 2"]:
+        for width in reversed(widths):
+            points = torch.stack([width - points[..., 1], points[..., 0]], -1)
+        return points
+
+    ends = back(face.box.view(2, 2))
+    roll = (face.roll_rad or 0.0) + quarters * math.pi / 2
+    return dataclasses.replace(
+        face,
+        box=torch.cat([ends.amin(0), ends.amax(0)]),
+        points68=None if face.points68 is None else back(face.points68),
+        roll_rad=math.remainder(roll, 2 * math.pi),
+    )
+
+
+def _standing(
+    image: Float[Tensor, "1 3 H W"], finder: FaceNet, net: LandmarkNet
+) -> list[Detection]:
+    """The faces of a picture as it stands."""
     found = search(image, finder, least=_DOUBTFUL)
     faces: list[Detection] = []
     doubts = 0

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from assets.weights import write_tensors
 from deca.code_net import CODE_VIEW, CodeAnswer, CodeNet, save_code_net
 from deca.face_region import FaceRegion, face_region
+from deca.guess import seen_camera
 from deca.landmark_points import LandmarkPoints
 from deca.official_deca import LAYOUT, Deca
 from deca.photo_losses import beyond
@@ -323,23 +324,12 @@ class CodeNetFace:
         return replace(params, root=matrix_to_axis_angle(rotation.view(-1, 3, 3)))
 
     def _camera(self, answer: CodeAnswer) -> Float[Tensor, "B 4"]:
-        """Scale, shift, nearness: weighted least squares of scale * X + offset = w * seen."""
+        """Scale, shift, nearness of the camera that suits the answer's own points."""
         params = self._params(answer.shape, answer.weights, answer.rotation)
         placed = self.points.on(self.flame(params).verts)
-        nearness = answer.nearness.clamp(0, 3)
-        w = 1 - placed[..., 2] * nearness[:, None]
-        seen = answer.landmarks.mean * 2 - 1
-        target = torch.stack([seen[..., 0], -seen[..., 1]], -1)
-        trust = torch.softmax(-2 * answer.landmarks.log_sigma, dim=1)[..., None]
-        flat, one = placed[..., :2] / w[..., None], (1 / w)[..., None].expand(-1, -1, 2)
-        xx, x1, ones = (trust * a * b for a, b in ((flat, flat), (flat, one), (one, one)))
-        xt, t1 = trust * flat * target, trust * one * target
-        x1, ones, t1 = x1.sum(1), ones.sum(1), t1.sum(1)
-        scale = xt.sum((1, 2)) - (x1 * t1 / ones).sum(1)
-        scale = scale / (xx.sum((1, 2)) - (x1.square() / ones).sum(1)).clamp(min=1e-9)
-        scale = scale.clamp(min=1e-3)[:, None]
-        shift = (t1 - scale * x1) / ones / scale
-        return torch.cat([scale, shift, nearness[:, None]], dim=1)
+        nearness, points = answer.nearness.clamp(0, 3), answer.landmarks
+        scale, shift = seen_camera(placed, points.mean, points.log_sigma, nearness)
+        return torch.cat([scale[:, None], shift, nearness[:, None]], dim=1)
 
 
 def _posed(shape: Tensor, expression: Tensor, root: Tensor, jaw: Tensor) -> Params:

@@ -82,7 +82,7 @@ def locate(
     image = portrait.image
     finder, _ = net.complete()
     detection = detect(image, box=box, points=points68, net=finder)
-    encoding = encode_box(image, detection.box, flame, net, passes=3)
+    encoding = encode_box(image, detection.box, flame, net, passes=3, roll_rad=detection.roll_rad)
     found, carried = encoding.landmarks, net.landmarks.points
     points = torch.cat([found.points68, found.points], dim=1)[0]
     sure = found.is_face() or points68 is not None

@@ -23,6 +23,7 @@ from deca.encode import Encoding, encode_box
 from deca.landmark_points import LandmarkPoints
 from deca.landmarks import LandmarkNet
 from deca.sequence_follow import VIEW, Kept, Look, Steps, Trail, to_image
+from deca.sequence_identity import ALIKE, shared_shape
 from deca.sequence_model import PointModel, Poses
 from deca.sequence_solve import (
     IdentityFit,
@@ -45,9 +46,9 @@ class SequenceConfig:
 
     n_shape: int = 60  # coefficients that are refined
     keyframes: int = 16
-    alike: float = 0.5  # correlation of the encoder's errors between frames of one person
+    alike: float = ALIKE  # correlation of the encoder's errors between frames of one person
     batch: int = 32  # frames solved at once
-    stranger: float = 1.4  # mean disagreement of two identities, in standard deviations
+    stranger: float = 0.9  # mean disagreement of two identities, in standard deviations
     fit: SequenceFitConfig = dataclasses.field(default_factory=SequenceFitConfig)
 
 
@@ -135,22 +136,21 @@ def solve_sequence(
 
 
 def mean_identity(
-    looks: list[Look], shape_sigma: Float[Tensor, " S"], alike: float = 0.5
+    looks: list[Look], shape_sigma: Float[Tensor, " S"], alike: float = ALIKE
 ) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"], Float[Tensor, " A"]]:
-    """Weighted mean of the frames' identities, its standard deviations, and the mean albedo.
+    """Identity of the frames together, its standard deviations, and the mean albedo.
 
-    Frames of equal turn share their say, since they err alike.
+    Frames of equal turn share their say, since they err alike; see `shared_shape`.
     """
     quality = torch.tensor([_quality(look) for look in looks])
     bins = [round(look.yaw_deg / 10) for look in looks]
     crowd = torch.tensor([float(bins.count(own)) for own in bins])
     weight = quality / crowd.sqrt()
     weight = weight / weight.sum()
-    shape = torch.einsum("n,ns->s", weight, torch.stack([look.shape for look in looks]))
+    shapes = torch.stack([look.shape for look in looks])
+    shape, sigma = shared_shape(shapes, weight, shape_sigma, alike)
     albedo = torch.einsum("n,na->a", weight, torch.stack([look.albedo for look in looks]))
-    independent = float(1 / weight.square().sum())
-    share = alike + (1 - alike) / independent
-    return shape, shape_sigma[: len(shape)] * math.sqrt(share), albedo
+    return shape, sigma, albedo
 
 
 def spread_keyframes(trail: Trail, frames: list[int], most: int) -> list[int]:

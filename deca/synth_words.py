@@ -22,6 +22,11 @@ _HUES = (
     (340, "red"),
 )
 _GREYS = ((0.12, "black"), (0.35, "dark grey"), (0.62, "grey"), (0.85, "light grey"))
+# styles of deca.synth_styles as captions tell them; what looks real is not told
+STYLE_WORDS = {
+    "anime": "cel-shaded anime", "oil": "oil painting", "pencil": "pencil drawing",
+    "watercolour": "watercolour painting", "clay": "clay sculpture", "neon": "neon style",
+}  # fmt: skip
 
 
 def color_word(rgb: tuple[int, int, int]) -> str:
@@ -130,4 +135,5 @@ def caption(attributes: Attributes) -> str:
     ):  # fmt: skip
         if attributes.get(name):
             words += f", {before}{attributes[name]}"
-    return words
+    style = str(attributes.get("style", ""))
+    return f"{words}, {STYLE_WORDS[style]}" if style in STYLE_WORDS else words

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -16,9 +17,11 @@ from assets.files import replacing
 from deca import synth_scene as scene
 from deca.codes import Codes
 from deca.landmark_points import N_LANDMARKS
+from deca.prompt_wish import STYLES
 from deca.synth import SIDE, Shot, Studio, open_studio, shots
 from deca.synth_degrade import sense
 from deca.synth_parts import PARTS, indexed
+from deca.synth_styles import stylize
 from deca.synth_words import Attributes, caption
 from flame.params import arkit_from_params
 
@@ -48,6 +51,13 @@ def photograph(shot: Shot, rng: np.random.Generator) -> Photo:
     return Photo(sense(mixed / 255, noise, rng), quality, words)
 
 
+def in_style(photo: Photo, style: str) -> Photo:
+    """The photo drawn anew in one of STYLES, and said to be."""
+    image = torch.from_numpy(photo.rgb.copy()).permute(2, 0, 1)[None].float() / 255
+    drawn = (stylize(image, style)[0] * 255).round().to(torch.uint8).permute(1, 2, 0)
+    return Photo(drawn.numpy(), photo.jpeg_quality, {**photo.attributes, "style": style})
+
+
 def code_rows(codes: Codes) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     """Everything in the codes of one portrait, by name, without the batch axis.
 
@@ -60,8 +70,10 @@ def code_rows(codes: Codes) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np
     return {name: value[0].numpy() for name, value in values.items()}
 
 
-def write_people(studio: Studio, count: int, folder: Path, *, seed: int) -> None:
-    """JPEG pictures with all that is known of them.
+def write_people(
+    studio: Studio, count: int, folder: Path, *, seed: int, style: str = "realistic"
+) -> None:
+    """JPEG pictures with all that is known of them, in a style of STYLES or in "mixed" ones.
 
     NUMBER.jpg and parts/NUMBER.png (indices into `parts` of labels.npz); labels.npz (points in
     pixels), codes.npz (a row a picture, as in deca.codes.Codes) and people.jsonl (attributes,
@@ -69,9 +81,13 @@ def write_people(studio: Studio, count: int, folder: Path, *, seed: int) -> None
     """
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
+    styles = np.random.default_rng((seed, 1))  # of its own, so that pictures stay as they were
     points, codes, lines = [], [], []
     for number, shot in enumerate(shots(studio, count, seed=seed)):
         photo = photograph(shot, rng)
+        chosen = str(styles.choice(STYLES)) if style == "mixed" else style
+        if chosen != "realistic":
+            photo = in_style(photo, chosen)
         name = f"{number:06d}.jpg"
         with replacing(folder / name) as written:
             Image.fromarray(photo.rgb).save(written, "JPEG", quality=photo.jpeg_quality)
@@ -106,8 +122,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, default=SIDE, help="pixels a side")
+    parser.add_argument("--style", choices=[*STYLES, "mixed"], default="realistic")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.count < 1:
         parser.error(f"--count is {options.count}; give 1 or more")
-    write_people(open_studio(options.side), options.count, options.out, seed=options.seed)
+    studio = open_studio(options.side)
+    write_people(studio, options.count, options.out, seed=options.seed, style=options.style)

@@ -1,0 +1,291 @@
+"""A portrait of a made-up person, as wished for: head and shoulders before a background."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from deca.prompt_colors import CLOTH
+from deca.prompt_wish import Wish
+from deca.synth_backdrop import draw_backdrop
+from deca.synth_light import Lamp, spread_key
+from deca.synth_sitter import Sitter, draw_sitter, gaze_at_camera
+from deca.synth_styles import cel, grain, luma, modelled, stylize
+from deca.synth_worn import put_on
+from flame.ambient_occlusion import ambient_occlusion
+from flame.camera import LookAt, orbit
+from flame.hair_texture import HAIR_COLORS
+from flame.head import JOINT_NAMES, Head
+from flame.light import Lights, directional, sh_constant, sh_sky
+from flame.material import Material
+from flame.model import Flame
+from flame.outfit import Outfit
+from flame.render import RenderConfig, Renderer
+from flame.srgb import linear_to_srgb, srgb_to_linear
+
+SIDE = 768  # px
+_TEXELS = 1024
+_FOV_DEG, _NEAR_FOV_DEG = 18.0, 46.0
+_NECK, _HEAD = JOINT_NAMES.index("neck"), JOINT_NAMES.index("head")
+_EYES = slice(JOINT_NAMES.index("leftEye"), JOINT_NAMES.index("rightEye") + 1)
+_NECK_SHARE = 0.35  # of a turn
+_MOUTH_GLOW = 0.28
+_BEARD = ("beard shadow", "moustache shadow")
+_TINTS = {"warm": (1.16, 1.0, 0.78), "cool": (0.84, 0.97, 1.18), "": (1.03, 1.0, 0.96)}
+_LEVELS = {"dim": 0.5, "bright": 1.35, "": 1.0}
+_FROM = {"the left": (-0.75, 0.55, 0.8), "the right": (0.75, 0.55, 0.8),
+         "the front": (0.08, 0.35, 1.0), "above": (0.1, 1.0, 0.45)}  # fmt: skip
+# power of key, fill, rim and sky, and the tangent of half the key's breadth
+_KINDS = {"even": (0.32, 0.12, 0.15, 0.78, 0.6), "soft": (0.82, 0.20, 0.35, 0.42, 0.35),
+          "hard": (1.15, 0.06, 0.45, 0.22, 0.0)}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """One sitting: the picture and what drawing it in other styles needs; sRGB 0..1."""
+
+    image: Float[Tensor, "1 3 S S"]
+    bare: Float[Tensor, "1 3 S S"]  # without what is put on the face: glasses and hats
+    unlit: Float[Tensor, "1 3 S S"]  # colours alone, of the person
+    lit: Float[Tensor, "1 3 S S"]  # light alone, on white
+    alpha: Float[Tensor, "1 1 S S"]  # of the person
+    sitter: Sitter
+    beard: Float[Tensor, "3 K K"] | None  # ln of linear albedo, with over without
+
+    def styled(self) -> Float[Tensor, "1 3 S S"]:
+        """The picture in the sitter's style, drawn from light and colours where that is better."""
+        style = str(self.sitter.wish.style)
+        if style == "anime":
+            return cel(self.unlit, self.lit, self.alpha, self.image)
+        if style == "clay":
+            light = luma(self.lit).clamp(0, 1) ** 1.7
+            thumb = grain(*light.shape[-2:], 3.0, 41) * 0.012
+            return modelled((0.06 + 0.84 * light + thumb) * self.alpha + 0.17 * (1 - self.alpha))
+        return stylize(self.image, style)
+
+
+class PortraitStudio:
+    """Makes portraits of one head model and outfit."""
+
+    def __init__(self, flame: Flame, outfit: Outfit, side: int = SIDE) -> None:
+        if not 64 <= side <= 2048:
+            raise ValueError(f"side={side} must be from 64 to 2048 pixels")
+        self.flame, self.outfit, self.side = flame, outfit, side
+
+    @torch.no_grad()
+    def shoot(self, wish: Wish, *, generator: torch.Generator) -> Layers:
+        """A portrait of a wish; what it leaves open depends on the generator's state alone."""
+        sitter = draw_sitter(wish, self.flame, self.outfit.albedo, generator=generator)
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        settled = sitter.wish
+        head, materials = self._dressed(sitter, generator)
+        marks = self.flame.landmarks68(head.verts[None, : len(self.flame.template)])[0]
+        worn_head, worn = put_on(head, marks, settled)
+        rotations = _rotations(sitter.turn_deg)
+        yaw, pitch, _ = sitter.turn_deg
+        weights = gaze_at_camera(sitter.weights, yaw, pitch)[None]
+        verts = worn_head.pose(weights, rotations)
+        sky = _openness(worn_head)
+        camera = _camera(head, verts[0], near=bool(settled.near))
+        lights, shadow = portrait_lights(settled)
+        size = (self.side, self.side)
+        # photographers expose for the skin
+        tone = float(self.outfit.albedo.tone(sitter.albedo).square().mean())
+        exposure = min(max((0.28 / tone) ** 0.22, 0.8), 1.3)
+        config = RenderConfig(shadow, exposure)
+        noise = 0.045 * torch.randn(1, 1, *size, generator=generator) * bool(settled.grain)
+        backdrop = draw_backdrop(settled, self.side, rng)[None]
+        renderer = Renderer.of_head(worn_head, (*materials, *worn), config)
+        drawn = renderer(verts, camera, lights, size, supersample=2, occlusion=sky)
+        image = (over(drawn, backdrop) + noise).clamp(0, 1)
+        bare = image
+        if worn:
+            bald = Renderer.of_head(head, materials, config)(
+                verts[:, : len(head.verts)], camera, lights, size, supersample=2,
+                occlusion=_openness(head),
+            )  # fmt: skip
+            bare = (over(bald, backdrop) + noise).clamp(0, 1)
+        plain = Lights(sh_constant(torch.ones(1, 3)), torch.zeros(1, 0, 3), torch.zeros(1, 0, 3))
+        unlit = renderer.with_config(RenderConfig(0, tone="linear"))(
+            verts, camera, plain, size, supersample=2
+        )  # fmt: skip
+        white = [
+            dataclasses.replace(
+                material,
+                base_color=torch.cat([
+                    torch.full_like(material.base_color[:3], 0.9), material.base_color[3:]
+                ]),
+                roughness=0.9,
+            )
+            for material in (*materials, *worn)
+        ]  # fmt: skip
+        lit = Renderer.of_head(worn_head, white, RenderConfig(shadow, tone="linear"))(
+            verts, camera, lights, size, supersample=2, occlusion=sky
+        )
+        return Layers(
+            image, bare, over(unlit, backdrop), over(lit, torch.ones_like(backdrop)),
+            drawn[:, 3:], sitter, self._beard(sitter),
+        )  # fmt: skip
+
+    def _dressed(
+        self, sitter: Sitter, generator: torch.Generator
+    ) -> tuple[Head, tuple[Material, ...]]:
+        wish = sitter.wish
+        head = self.flame.head(sitter.shape)
+        style = None if wish.hair == "none" else str(wish.hair)
+        if style is not None:
+            head = self.outfit.wear_hair(head, style)
+        first = CLOTH[str(wish.clothes_color)]
+        materials = self.outfit.materials(
+            self._skin(sitter),
+            str(wish.eyes),
+            hair=style,
+            hair_color=str(wish.hair_color),
+            shirt_color=(first[0] / 255, first[1] / 255, first[2] / 255),
+            generator=generator,
+        )
+        named = {material.name: material for material in materials}
+        if wish.stripes:
+            named["shirt"] = _striped(named["shirt"], CLOTH[wish.stripes])
+        if sitter.creases > 0.1:
+            named["skin"] = self._creased(sitter, named["skin"], generator)
+        return head, tuple(named.values())
+
+    def _skin(self, sitter: Sitter) -> Float[Tensor, "3 K K"]:
+        """The albedo, with brows and beard toward the hair's colour."""
+        return self._dyed(sitter, ("brow density", "brow thickness", *_BEARD))[0]
+
+    def _beard(self, sitter: Sitter) -> Float[Tensor, "3 K K"] | None:
+        if not sitter.wish.beard:
+            return None
+        skin, smooth = (srgb_to_linear(image) for image in self._dyed(sitter, _BEARD))
+        return (skin.clamp(min=1e-3) / smooth.clamp(min=1e-3)).log()
+
+    def _dyed(self, sitter: Sitter, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """The skin with the named hairs dyed, and without them; sRGB [3, K, K] each."""
+        model, codes = self.outfit.albedo, sitter.albedo
+        skin = model.decode(codes, _TEXELS)[0]
+        bald = codes.clone()
+        for name in names:
+            index = model.names.index(name)
+            # without its average amount too
+            bald[:, index] = -model.offsets[index]
+        smooth = model.decode(bald, _TEXELS)[0]
+        drop = (srgb_to_linear(smooth) / srgb_to_linear(skin).clamp(min=1e-3)).mean(0).log()
+        share = (1 - torch.exp(-1.6 * drop.clamp(min=0)))[None] * _strands(_TEXELS)
+        color = torch.tensor(HAIR_COLORS[str(sitter.wish.hair_color)])[:, None, None]
+        # brows are darker than hair, but for those that age has bleached
+        dye = srgb_to_linear(color) * (0.7 if sitter.wish.age == "old" else 0.5)
+        mixed = srgb_to_linear(skin) * (1 - share) + dye * share
+        return linear_to_srgb(mixed).clamp(0, 1), smooth
+
+    def _creased(self, sitter: Sitter, skin: Material, generator: torch.Generator) -> Material:
+        """The skin with the wrinkles of an age, in motion too."""
+        from deca.shipped_detail import normal_map, prepared
+        from flame.wrinkle_lines import GROUPS
+        from flame.wrinkle_map import joined_normals
+        from flame.wrinkles import wrinkles
+
+        side = 512
+        person = wrinkles(
+            self.flame,
+            prepared(self.flame, side),
+            torch.full((len(GROUPS),), sitter.creases),
+            sitter.shape,
+            generator=generator,
+        )
+        bumps = normal_map(person.at(sitter.weights), self.flame)
+        assert skin.normal is not None
+        bumps = F.interpolate(bumps, skin.normal.shape[-2:], mode="bilinear", align_corners=False)
+        return dataclasses.replace(skin, normal=joined_normals(skin.normal[None], bumps)[0])
+
+
+def portrait_lights(wish: Wish) -> tuple[Lights, int]:
+    """The light of a settled wish, and the side of its shadow map."""
+    key, fill, rim, sky, breadth = _KINDS[str(wish.light_kind)]
+    level = _LEVELS[str(wish.light_level)]
+    tint = torch.tensor(_TINTS[str(wish.light_tint)])
+    toward = torch.tensor(_FROM[str(wish.light_from)])
+    across = torch.tensor([-1.0, 1.0, 1.0])
+    directions = torch.stack(
+        [
+            toward,
+            toward * across * torch.tensor([1.2, 0.1, 0.6]),
+            torch.tensor([-0.7 * float(toward[0].sign() or 1), 0.5, -1.2]),
+        ]
+    )
+    colours = torch.stack([key * tint, fill * (2 - tint), rim * torch.tensor([1.0, 1.02, 1.06])])
+    ambient = sh_sky(
+        (1.15 * sky * tint)[None], (0.55 * sky * torch.tensor([1.05, 1.0, 0.95]))[None],
+        torch.full((1, 3), 0.22 * sky),
+    )  # fmt: skip
+    lights = directional(directions[None], level * colours[None], level * ambient)
+    if breadth == 0:
+        return lights, 640
+    return spread_key(lights, Lamp(breadth, breadth)), 128
+
+
+def over(drawn: Float[Tensor, "1 4 S S"], below: Float[Tensor, "1 3 S S"]) -> Tensor:
+    """Straight alpha over a background, [1, 3, S, S]."""
+    return drawn[:, :3] * drawn[:, 3:] + below * (1 - drawn[:, 3:])
+
+
+def _rotations(turn_deg: tuple[float, float, float]) -> Float[Tensor, "1 J 3"]:
+    """Joint rotations that share a turn (viewer's right, up, roll) between neck and head."""
+    yaw, pitch, roll = (math.radians(value) for value in turn_deg)
+    axis = torch.tensor([-pitch, yaw, -roll])
+    rotations = torch.zeros(1, len(JOINT_NAMES), 3)
+    rotations[0, _NECK], rotations[0, _HEAD] = _NECK_SHARE * axis, (1 - _NECK_SHARE) * axis
+    return rotations
+
+
+def _camera(head: Head, verts: Float[Tensor, "V 3"], *, near: bool) -> LookAt:
+    """Head and a piece of the shoulders, the eyes a little above the middle."""
+    eyes, low, high = head.joints[_EYES].mean(0), head.verts.amin(0), head.verts.amax(0)
+    above = 1.18 * float(high[1] - eyes[1])
+    below = min(1.34 * above, 0.97 * float(eyes[1] - low[1]))
+    fov = _NEAR_FOV_DEG if near else _FOV_DEG
+    extent = (above + below) / 2
+    y, z = float(eyes[1]) + (above - below) / 2, float(low[2] + high[2]) / 2
+    distance = extent / math.tan(math.radians(fov) / 2)
+    # half of the way to where the turned face went
+    x = 0.5 * float(verts[: len(head.verts)].amax(0)[0] + verts.amin(0)[0]) / 2
+    return orbit(torch.tensor([0.0]), 0.0, distance, (x, y, z), fov)
+
+
+def _openness(head: Head) -> Float[Tensor, " V"]:
+    """The share of the sky that each vertex sees; the inside of the mouth glows a little."""
+    faces, _, ids = head.triangles()
+    sky = ambient_occlusion(head.verts, faces, directions=24)
+    inside = torch.unique(faces[ids == head.material_names.index("mouth")])
+    sky = sky.clone()
+    sky[inside] = _MOUTH_GLOW + (1 - _MOUTH_GLOW) * sky[inside]
+    return sky
+
+
+@lru_cache(maxsize=2)
+def _strands(side: int) -> Float[Tensor, "1 K K"]:
+    """How far brows and beards take the hair's colour: streaks along v, 0..1."""
+    noise = np.random.default_rng(7).standard_normal((side, side))
+    streaks = gaussian_filter(noise, (side / 170, side / 900), mode="wrap")
+    share = 0.50 + 0.34 * streaks / streaks.std()
+    return torch.from_numpy(share.clip(0, 0.95).astype(np.float32))[None]
+
+
+def _striped(cloth: Material, second: tuple[int, int, int]) -> Material:
+    """Every other eighth of the cloth in a second colour."""
+    base = cloth.base_color
+    side = base.shape[-1]
+    stripe = (torch.arange(side) * 16 // side % 2 == 1)[None, :, None].expand(1, side, side)
+    shade = base.mean(0, keepdim=True) / base.mean().clamp(min=1e-3)
+    other = (torch.tensor(second)[:, None, None] / 255 * shade).clamp(0, 1)
+    return dataclasses.replace(cloth, base_color=torch.where(stripe, other, base))
