@@ -12,7 +12,17 @@ from typing import Annotated
 import typer
 
 from assets.errors import AssetError
-from avatar import cli_reconstruct, cli_sing, cli_sliders, cli_track, cli_transfer
+from avatar import (
+    cli_album,
+    cli_paint,
+    cli_portrait,
+    cli_reconstruct,
+    cli_sing,
+    cli_sliders,
+    cli_track,
+    cli_transfer,
+    cli_voice,
+)
 
 app = typer.Typer(
     help="From a photo to a rigged, textured head that speaks.",
@@ -47,10 +57,29 @@ def _common(
 
 @app.command()
 def create(
-    photo: Annotated[Path, typer.Option(help="A portrait: JPEG, PNG, WebP or TIFF.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the person looks like, in place of --photo.")
+    ] = None,
+    photo: Annotated[
+        list[Path] | None,
+        typer.Option(help="A portrait: JPEG, PNG, WebP, TIFF; again for more of the person."),
+    ] = None,
+    style: Annotated[
+        str | None, typer.Option(help="Such as 'oil painting', anime, pencil, clay, neon.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A diffusers model to paint the prompt's portrait.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("out/avatar"),
     say: Annotated[str | None, typer.Option(help="A sentence to speak.")] = None,
     audio: Annotated[Path | None, typer.Option(help="A recording to speak.")] = None,
+    sing: Annotated[Path | None, typer.Option(help="A score, or a sung take, to sing.")] = None,
+    voice: Annotated[str | None, typer.Option(help="Whose voice: see `avatar voices`.")] = None,
+    language: Annotated[str, typer.Option(help="Of the text or the lyrics.")] = "en-us",
+    converter: Annotated[
+        Path | None, typer.Option(help="A StarGANv2-VC for --voice; else the shipped one.")
+    ] = None,
+    vocoder: Annotated[Path | None, typer.Option(help="A vocoder for the converter.")] = None,
     hair: Annotated[Hair, typer.Option(help="auto looks at the photo.")] = Hair.auto,
     hair_color: Annotated[str | None, typer.Option(help="Such as '#5a3a22'.")] = None,
     landmarks: Annotated[
@@ -61,11 +90,21 @@ def create(
     size: Annotated[int, typer.Option(help="Side of the video in pixels.")] = 512,
     seed: Annotated[int, typer.Option(help="The same seed gives the same avatar.")] = 0,
 ) -> None:
-    """Make an avatar of a photo, and have it speak."""
+    """Make an avatar of a photo or a prompt, and have it speak."""
     from avatar.config import CreateSettings
 
-    if say is not None and audio is not None:
-        raise ValueError("--say and --audio were both given; an avatar speaks one of them")
+    photos = photo or []
+    if (prompt is None) == (not photos):
+        raise ValueError(
+            "give a prompt in quotes (\"a cheerful woman with silver hair\") or --photo FILE, "
+            "one of them"
+        )
+    lines = {"--say": say, "--audio": audio, "--sing": sing}
+    spoken = [option for option, line in lines.items() if line is not None]
+    if len(spoken) > 1:
+        raise ValueError(f"{' and '.join(spoken)} were both given; an avatar speaks one of them")
+    if voice is not None and not spoken:
+        raise ValueError("--voice has nothing to speak; give --say, --audio or --sing too")
     settings = CreateSettings(
         hair=hair.value,
         hair_color=hair_color,
@@ -74,8 +113,12 @@ def create(
         box=None if box is None else parse_box(box),
         fps=fps,
         size=size,
+        language=language,
+        voice=voice,
+        converter=converter,
+        vocoder=vocoder,
     )
-    for given in (photo, audio, landmarks):
+    for given in (*photos, audio, sing, landmarks):
         if given is not None and not given.is_file():
             raise AssetError(f"{given} is not there; check the path")
 
@@ -83,7 +126,17 @@ def create(
     from avatar.progress import Progress
 
     avatar = create_avatar(
-        photo, say=say, audio=audio, out=out, settings=settings, progress=Progress(sys.stderr)
+        photos[0] if photos else None,
+        more=photos[1:],
+        prompt=prompt,
+        style=style,
+        model=model,
+        say=say,
+        audio=audio,
+        sing=sing,
+        out=out,
+        settings=settings,
+        progress=Progress(sys.stderr),
     )
     for name in avatar.manifest.files:
         print(out / name)
@@ -126,10 +179,14 @@ def sculpt(
 
 
 cli_reconstruct.register(app)
+cli_portrait.register(app)
+cli_paint.register(app)
+cli_album.register(app)
 cli_transfer.register(app)
 cli_track.register(app)
 cli_sliders.register(app)
 cli_sing.register(app)
+cli_voice.register(app)
 
 
 @app.command()

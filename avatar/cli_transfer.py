@@ -41,6 +41,22 @@ def transfer(
     refine: Annotated[
         bool, typer.Option("--refine", help="Fit photos to their points after the first reading.")
     ] = False,
+    model: Annotated[
+        str, typer.Option(help="Reads photos: shipped, deca, emoca, smirk, or a mix: mica+emoca.")
+    ] = "shipped",
+    save: Annotated[
+        str,
+        typer.Option(
+            help="What else to write of a photo's FLAME head (--model), with commas: vis, kpt, "
+            "depth, normal, albedo, shape, detail, images, mat, or all."
+        ),
+    ] = "",
+    use_tex: Annotated[
+        bool, typer.Option(help="The FLAME model's albedo where the photo shows no skin.")
+    ] = False,
+    extract_tex: Annotated[
+        bool, typer.Option(help="The photo's colours where it shows skin.")
+    ] = True,
     size: Annotated[int, typer.Option(help="Side of each picture in pixels.")] = 512,
     fps: Annotated[int, typer.Option(help="Frames a second of the video.")] = 30,
 ) -> None:
@@ -51,8 +67,22 @@ def transfer(
     from avatar.transfer import transfer as transfer_expression
 
     gains = Gains(brows=brows, blinks=blinks, mouth=mouth, jaw=jaw, gaze=gaze, head=head)
+    wanted = {name.strip().lower() for name in save.split(",") if name.strip()}
+    if wanted:
+        from avatar.reconstruct_looks import OUTPUTS
+
+        wanted = set(OUTPUTS) if "all" in wanted else wanted
     settings = TransferSettings(
-        gains=gains, relative_to=relative_to, rate_hz=rate, refine=refine, size=size, fps=fps
+        gains=gains,
+        relative_to=relative_to,
+        rate_hz=rate,
+        refine=refine,
+        size=size,
+        fps=fps,
+        model=model,
+        save=frozenset(wanted),
+        use_tex=use_tex,
+        extract_tex=extract_tex,
     )
     paths = transfer_expression(
         source, onto, out=out, settings=settings, progress=Progress(sys.stderr)

@@ -16,6 +16,8 @@ from assets.errors import AssetError
 if TYPE_CHECKING:
     import torch
 
+    from avatar.voicing import VoiceSettings
+
 Settings = TypeVar("Settings")
 
 Hair = Literal["auto", "none", "short", "bob", "long"]
@@ -32,6 +34,10 @@ class CreateSettings:
     box: tuple[float, float, float, float] | None = None  # the face: x, y, width, height in pixels
     fps: int = 30
     size: int = 512  # px, side of the video
+    language: str = "en-us"  # of the text or the lyrics, as eSpeak NG names it
+    voice: str | None = None  # a name of the converter's; None is the source's own voice
+    converter: Path | None = None  # None is the shipped one
+    vocoder: Path | None = None
 
     def __post_init__(self) -> None:
         if self.hair not in get_args(Hair):
@@ -51,6 +57,19 @@ class CreateSettings:
             raise ValueError(f"box={self.box} must have a width and a height above 0")
         if self.box is not None and self.landmarks is not None:
             raise ValueError("landmarks and box were both given; give the one you trust more")
+
+    def voicing(self) -> VoiceSettings:
+        """The settings of the voice among these."""
+        from avatar.voicing import VoiceSettings
+        from voice.speak import SpeakConfig
+
+        return VoiceSettings(
+            voice=self.voice,
+            converter=self.converter,
+            vocoder=self.vocoder,
+            speaking=SpeakConfig(language=self.language),
+            seed=self.seed,
+        )
 
 
 def read_settings(path: Path, kind: type[Settings], section: str | None = None) -> Settings:

@@ -6,11 +6,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+PROMPT = "a cheerful woman with silver hair, anime style"
 SENTENCE = "Hello. I was a photograph a minute ago, and now I can speak."
 
 
 def main() -> None:
-    """Run `avatar create` on the portrait, with the arguments added to the command."""
+    """Run `avatar create` on the portrait, with the arguments given, then on a prompt."""
     from skimage import data, io
 
     from avatar.cli import main as avatar
@@ -20,6 +21,11 @@ def main() -> None:
         photo = Path(folder) / "astronaut.png"
         io.imsave(photo, data.astronaut(), check_contrast=False)
         sys.argv = ["avatar", "create", "--photo", str(photo), "--say", SENTENCE, *arguments]
+        avatar()
+    if "--help" not in arguments:
+        # the prompt route beside it, without a video
+        place = arguments[arguments.index("--out") + 1] if "--out" in arguments else "out/avatar"
+        sys.argv = ["avatar", "create", PROMPT, "--out", str(Path(place) / "prompt")]
         avatar()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from deca.code_net import CodeNet, load_code_net
 from deca.codes import Codes, Crop
 from deca.detect import BYSTANDER, MIN_FACE, choose, detect, detect_all
-from deca.encode import Encoding, encode_box
+from deca.encode import Encoding, encode_box, turn_in_picture
 from deca.landmarks import LandmarkNet, load_landmark_net
 from deca.refine import Refiner
 from flame.camera import Camera
@@ -50,6 +50,7 @@ class FaceReading:
     warnings: tuple[str, ...] = ()
     albedo: Float[Tensor, "1 A"] | None = None  # codes of the model's own albedo
     light: Float[Tensor, "1 9 3"] | None = None
+    seen: FaceReading | None = None  # as the picture shows it, where the expression is another's
 
 
 class FaceModel(ABC):
@@ -160,7 +161,7 @@ class ShippedModel(FaceModel):
             "albedo": codes.albedo[0],
             "light": codes.light[0],
             "landmark_sigmas2d": encoding.landmarks.sigmas68[0],
-            **camera_codes(codes.camera, encoding.crop),
+            **camera_codes(codes.camera, encoding.crop, params),
         }
         return FaceReading(
             vertices=both[0],
@@ -200,9 +201,14 @@ def filled_box(image: Float[Tensor, "1 3 H W"]) -> Float[Tensor, " 4"]:
     return torch.tensor([width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half])
 
 
-def camera_codes(camera: Camera, crop: Crop) -> dict[str, Tensor]:
-    """The camera of a crop by name, and where the crop lies in the picture."""
+def camera_codes(camera: Camera, crop: Crop, params: Params) -> dict[str, Tensor]:
+    """The camera of a crop by name, where the crop lies in the picture, and the head's turn there.
+
+    Crops of tilted faces are turned upright: `root` is the head's turn in the crop, `rotation` that
+    in the picture.
+    """
     return {
+        "rotation": turn_in_picture(params, crop.matrix)[0],
         "camera_scale": camera.scale[0],
         "camera_shift": camera.shift[0],
         "camera_fov_deg": camera.fov_deg[0],

@@ -90,7 +90,8 @@ class OfficialLooks(Looks):
 
     @cached_property
     def _texture(self) -> Tensor:
-        reading, wishes = self.reading, self.wishes
+        # an expression that was put on is not in the picture
+        reading, wishes = self.reading.seen or self.reading, self.wishes
         shaded = None
         if wishes.use_tex and self._albedo is not None:
             light = reading.light

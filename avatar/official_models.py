@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,9 +11,11 @@ from torch import Tensor
 from assets.store import official
 from avatar.face_models import FaceModel, FaceReading, at_rest, camera_codes, stacked, timed
 from deca.codes import Crop
-from deca.landmarks import load_landmark_net
+from deca.crop import crop_square
+from deca.encode import STEEP_RAD, face_points
+from deca.landmarks import crop_of, load_landmark_net
 from deca.official import load_encoder
-from deca.official_codes import CROP_OF, GIVES, CodeParts, Mix, OfficialCodes, mixed
+from deca.official_codes import CROP_OF, GIVES, CodeParts, Mix, OfficialCodes, mixed, transfer
 from deca.official_crop import SIDES, official_crop, whole_picture
 from deca.official_encoder import OfficialEncoder
 from flame.official import load_flame
@@ -27,6 +31,7 @@ FILES = {
 GEOMETRY = "flame/generic_model.pkl"  # FLAME 2020: all published encoders were trained on it
 EMBEDDING = "flame/landmark_embedding.npy"
 EYELIDS = ("flame/l_eyelid.npy", "flame/r_eyelid.npy")
+_ROOM, _MOST = 3.0, 1024  # side of a steep face's part of the picture over the face's; px, most
 _WITHOUT_REFINING = "--refine works with the shipped model only; leave it out"
 
 
@@ -93,14 +98,43 @@ class OfficialModel(FaceModel):
         seconds: dict[str, float] = {}
         with timed(seconds, "find"):
             chosen, warnings = self._chosen(image, box, cropped)
-            found = self.points.predict(image, chosen)
+            found = face_points(image, chosen, self.points, passes=4, thorough=True)
         if not found.is_face():
             warnings += ("the network is not sure that this is a face; look at the result",)
         points = found.points68[0]
         with timed(seconds, "encode"):
-            codes, crop = self._encoded(image, points, cropped)
+            codes, crop = self._upright(image, points, cropped)
         with timed(seconds, "mesh"):
             return self._reading(codes, crop, points, seconds, warnings)
+
+    def wearing(
+        self, identity: FaceReading, expression: FaceReading, jaw_gain: float = 1.0
+    ) -> FaceReading:
+        """A person with another's expression, jaw and eyelids; head pose, camera and light stay.
+
+        Both are readings of this model. The jaw's turn is multiplied by `jaw_gain`.
+        """
+        source = _codes_of(expression)
+        source = dataclasses.replace(source, jaw=jaw_gain * source.jaw)
+        codes = transfer(_codes_of(identity), source)
+        found = self._reading(codes, identity.crop, identity.landmarks2d, {}, identity.warnings)
+        return dataclasses.replace(found, seen=identity)
+
+    def _upright(
+        self, image: Tensor, points: Float[Tensor, "68 2"], cropped: bool
+    ) -> tuple[OfficialCodes, Crop]:
+        """Codes and their crop; of a steep face, of the picture round it, turned upright.
+
+        The published crops have their sides along the picture's, and their encoders know no faces
+        that lie on a side.
+        """
+        center, side, roll_rad = crop_of(points)
+        if abs(roll_rad) < STEEP_RAD:
+            return self._encoded(image, points, cropped)
+        room = _ROOM * side
+        part = crop_square(image, center, room, min(round(room), _MOST), roll_rad)
+        codes, crop = self._encoded(part.image, part.points(points), cropped=False)
+        return codes, Crop(crop.image, crop.matrix @ part.matrix)
 
     @torch.no_grad()
     def _encoded(
@@ -186,7 +220,7 @@ class OfficialModel(FaceModel):
             "light": codes.light[0],
             "detail": codes.detail[0],
             "eyelids": codes.eyelids[0],
-            **camera_codes(camera, crop),
+            **camera_codes(camera, crop, params),
         }
         return FaceReading(
             vertices=verts[0],
@@ -204,6 +238,23 @@ class OfficialModel(FaceModel):
             albedo=codes.albedo,
             light=codes.light,
         )
+
+
+def _codes_of(reading: FaceReading) -> OfficialCodes:
+    """The codes that a reading of OfficialModel was made from."""
+    named, camera = reading.codes, reading.camera
+    assert reading.albedo is not None and reading.light is not None
+    return OfficialCodes(
+        shape=reading.params.shape,
+        expression=reading.params.expression,
+        jaw=reading.params.jaw,
+        root=reading.params.root,
+        camera=torch.cat([camera.scale[:, None], camera.shift], dim=1),
+        albedo=reading.albedo,
+        light=reading.light,
+        detail=named["detail"][None],
+        eyelids=named["eyelids"][None],
+    )
 
 
 def _zeros() -> CodeParts:

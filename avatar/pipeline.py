@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,11 @@ from assets.store import shipped_model
 from avatar.bundle import Avatar, Manifest, ModelUse
 from avatar.config import CreateSettings
 from avatar.progress import Progress
-from deca.portrait import Portrait
 
 if TYPE_CHECKING:
     from avatar.motion import Motion
+    from avatar.source import Source
+    from deca.portrait import Portrait
     from deca.reconstruct import Reconstruction
     from flame.gltf import Animation
     from flame.head import Head
@@ -37,37 +39,61 @@ COPYRIGHT = (
 
 
 def create(
-    photo: Path,
+    photo: Path | None = None,
     *,
     out: Path,
+    more: Sequence[Path] = (),
+    prompt: str | None = None,
+    style: str | None = None,
+    model: Path | str | None = None,
     say: str | None = None,
     audio: Path | None = None,
+    sing: Path | None = None,
     settings: CreateSettings | None = None,
     progress: Progress | None = None,
 ) -> Avatar:
-    """Make an avatar of a photo in the folder `out`; with `say` or `audio` it speaks.
+    """Make an avatar of a photo in the folder `out`; it speaks `say` or `audio`, or sings `sing`.
 
-    Writes portrait.png, head.glb, head.obj/.mtl/.png, preview.png, avatar.json; and for speech
-    speech.wav, talk.glb, talk.mp4. Raises AssetError for files and ValueError for settings, and
+    In place of the photo, `prompt` says what the person looks like: this project's generator of
+    people draws the portrait, or `model`, a diffusers pipeline. `style` ("oil painting") paints
+    portrait and head.
+    `more` are other photos of the same person, in any order: shape and skin are those of all.
+    `sing` is a score or a sung take. Speech and song are in the voice that the settings name.
+    Writes portrait.png (and portrait-plain.png where a style changed it), head.glb,
+    head.obj/.mtl/.png, preview.png, avatar.json; and for speech speech.wav, talk.glb, talk.mp4.
+    Raises AssetError for files and ValueError for settings, and
     where no single face is found.
     """
     settings = settings or CreateSettings()
     progress = progress or Progress()
     generator = torch.Generator().manual_seed(settings.seed)
-    if say is not None and audio is not None:
-        raise ValueError("say and audio were both given; an avatar speaks one of them")
-    with progress.stage("read the portrait"):
-        portrait = Portrait.read(photo)
+    if sum(given is not None for given in (say, audio, sing)) > 1:
+        raise ValueError("of say, audio and sing several were given; an avatar speaks one of them")
+    speaks = say is not None or audio is not None or sing is not None
+    if settings.voice is not None and not speaks:
+        raise ValueError(
+            f"the voice {settings.voice!r} has nothing to speak; give say, audio or sing too"
+        )
+    from avatar.source import matching_voice, source_of
+
+    with progress.stage("read the portrait" if prompt is None else "draw the portrait"):
+        source = source_of(
+            photo, prompt, style=style, model=model, seed=settings.seed, progress=progress
+        )
+        portrait = source.portrait
         points68 = None if settings.landmarks is None else read_points68(settings.landmarks)
+        others = other_photos(photo, more, settings)
     # what is asked to be said is checked before minutes are spent on the head
-    speech = None
-    if say is not None or audio is not None:
-        with progress.stage("speech"):
-            speech = _speech(say, audio, generator)
-        if audio is not None:
-            progress.warn("lips follow the sounds heard in the recording: there was no text")
-        elif speech.engine != "hibari":
-            progress.warn(f"spoken by {speech.engine}; the neural English voice was not usable")
+    speech, voiced = None, None
+    if prompt is not None and speaks and settings.voice is None:
+        settings = dataclasses.replace(settings, voice=matching_voice(source.settled.gender))
+    if speaks:
+        from avatar.voicing import voiced_speech
+
+        voiced = voiced_speech(
+            say, audio, sing, settings.voicing(), generator=generator, progress=progress
+        )
+        speech = voiced.speech
     with progress.stage("load the models"):
         from deca.code_net import load_code_net
         from flame.load import load_head
@@ -84,18 +110,32 @@ def create(
                 "--landmarks"
             )
     with progress.stage("fit shape, pose, light, skin"):
-        found = reconstruct(portrait, located, flame, outfit)
+        if others:
+            from deca.sequence_photos import gather, locate_all
+
+            faces = [located, *locate_all(others, flame, net)]
+            gathered = gather([portrait, *others], faces, flame, outfit)
+            found = gathered.found
+            for number in gathered.strangers:
+                progress.warn(f"{[photo, *more][number]} may show somebody else; leave it out then")
+        else:
+            found = reconstruct(portrait, located, flame, outfit)
     with progress.stage("dress the head"):
-        head, materials = _dressed(found, flame, outfit, settings, generator)
-    inputs = {"photo": portrait.sha256}
+        head, materials = dressed(found, flame, outfit, settings, generator, source)
+    inputs = dict(source.inputs)
+    inputs |= {f"photo {number}": other.sha256 for number, other in enumerate(others, start=2)}
     inputs |= {} if audio is None else {"audio": sha256_of(audio)}
+    inputs |= {} if sing is None else {"sing": sha256_of(sing)}
     inputs |= {} if settings.landmarks is None else {"landmarks": sha256_of(settings.landmarks)}
     manifest = Manifest(
-        inputs=inputs, seeds={"create": settings.seed}, models=_models(found, speech)
+        inputs=inputs,
+        seeds={"create": settings.seed},
+        models=source.models + _models(found) + (() if voiced is None else voiced.models),
     )
     avatar = Avatar(head, materials, _named(found), manifest)
     out.mkdir(parents=True, exist_ok=True)
-    paths = _write_still(avatar, portrait, found, flame, out, progress)
+    told = source.told(prompt, settings.seed)
+    paths = _write_still(avatar, source, told, found, flame, out, progress)
     if speech is not None:
         paths += _write_talk(avatar, speech, settings, generator, out, progress)
     manifest = dataclasses.replace(
@@ -104,6 +144,28 @@ def create(
     avatar = dataclasses.replace(avatar, manifest=manifest)
     avatar.save(out)
     return avatar
+
+
+def other_photos(
+    photo: Path | None, more: Sequence[Path], settings: CreateSettings
+) -> list[Portrait]:
+    """The photos beside the first; ValueErrors where they cannot be taken together."""
+    from deca.portrait import Portrait
+    from deca.sequence_photos import MOST_PHOTOS
+
+    if not more:
+        return []
+    if photo is None:
+        raise ValueError("more photos were given, but not the first; give a photo before them")
+    if settings.box is not None or settings.landmarks is not None:
+        raise ValueError(
+            "a box or landmarks are of one photo, and several were given; crop each to one face"
+        )
+    if len(more) >= MOST_PHOTOS:
+        raise ValueError(
+            f"{1 + len(more)} photos are more than {MOST_PHOTOS}; choose the best {MOST_PHOTOS}"
+        )
+    return [Portrait.read(path) for path in more]
 
 
 def corners(
@@ -131,29 +193,27 @@ def read_points68(path: Path) -> Float[Tensor, "1 68 2"]:
     return torch.from_numpy(points)[None]
 
 
-def _speech(say: str | None, audio: Path | None, generator: torch.Generator) -> Speech:
-    if say is not None:
-        from voice.speak import speak
-
-        return speak(say, generator=generator)
-    from voice.align import recorded
-    from voice.audio import Audio
-
-    assert audio is not None
-    return recorded(Audio.read(audio))
-
-
-def _dressed(
+def dressed(
     found: Reconstruction,
     flame: Flame,
     outfit: Outfit,
     settings: CreateSettings,
     generator: torch.Generator,
+    source: Source,
 ) -> tuple[Head, tuple[Material, ...]]:
+    """The head of a reconstruction with hair, skin and all else that it wears, and its style.
+
+    What the source knows of the person goes before what is seen, and the settings before both.
+    """
+    known = source.settled
+    if source.beard is not None:
+        found = dataclasses.replace(found, texture=source.bearded(found.texture))
     head = flame.head(found.codes.params.shape[0])
     style = found.hair.style if settings.hair == "auto" else settings.hair
+    if settings.hair == "auto" and known.hair is not None:
+        style = known.hair
     style = None if style == "none" else style
-    color = found.hair.color
+    color: str | tuple[float, float, float] = known.hair_color or found.hair.color
     if settings.hair_color is not None:
         digits = settings.hair_color.removeprefix("#")
         red, green, blue = (int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4))
@@ -161,13 +221,34 @@ def _dressed(
     if style is not None:
         head = outfit.wear_hair(head, style)
     materials = outfit.materials(
-        found.texture.base_color, found.iris, hair=style, hair_color=color, generator=generator
+        found.texture.base_color,
+        known.eyes or found.iris,
+        hair=style,
+        hair_color=color,
+        shirt_color=source.shirt_color,
+        generator=generator,
     )
+    if known.glasses or known.hat:
+        from deca.synth_worn import put_on
+
+        marks = flame.landmarks68(head.verts[None, : len(flame.template)])[0]
+        head, worn = put_on(head, marks, known)
+        materials += worn
+    if source.style != "realistic":
+        from avatar.painted import painted, painted_skin
+
+        skin = painted_skin(found, source.shown, source.style, flame, outfit)
+        materials = painted(
+            [dataclasses.replace(m, base_color=skin) if m.name == "skin" else m for m in materials],
+            source.style,
+        )
     return head, materials
 
 
 def _named(found: Reconstruction) -> dict[str, Tensor]:
     """The codes by name, as the bundle keeps them."""
+    from deca.encode import turn_in_picture
+
     codes = found.codes
     fields = {name: getattr(codes.params, name) for name in codes.params.__dataclass_fields__}
     return {
@@ -178,15 +259,14 @@ def _named(found: Reconstruction) -> dict[str, Tensor]:
         "camera_shift": codes.camera.shift,
         "camera_fov_deg": codes.camera.fov_deg,
         "crop_from_image": found.located.crop.matrix,
+        "rotation": turn_in_picture(codes.params, found.located.crop.matrix),
         "landmarks2d": found.located.points,
         "landmark_error_px": found.point_error_px,
     }
 
 
-def _models(found: Reconstruction, speech: Speech | None) -> tuple[ModelUse, ...]:
+def _models(found: Reconstruction) -> tuple[ModelUse, ...]:
     import hashlib
-
-    from voice.align import ALIGNED, HEARD
 
     used = []
     for name in ("head", "outfit", "landmarks", "encoder"):
@@ -194,19 +274,13 @@ def _models(found: Reconstruction, speech: Speech | None) -> tuple[ModelUse, ...
         digest = hashlib.sha256("".join(model.files.values()).encode()).hexdigest()
         used.append(ModelUse(name, model.licence, digest, model.attribution))
     used.append(ModelUse(f"face detection: {found.located.detection.backend}", "", ""))
-    if speech is not None and speech.engine:
-        digest, attribution = "", ""
-        if speech.engine in (HEARD, ALIGNED):
-            model = shipped_model("phonemes")
-            digest = hashlib.sha256("".join(model.files.values()).encode()).hexdigest()
-            attribution = model.attribution
-        used.append(ModelUse(f"speech: {speech.engine}", speech.licence, digest, attribution))
     return tuple(used)
 
 
 def _write_still(
     avatar: Avatar,
-    portrait: Portrait,
+    source: Source,
+    told: dict[str, str],
     found: Reconstruction,
     flame: Flame,
     out: Path,
@@ -217,11 +291,16 @@ def _write_still(
     from flame.obj import save_obj
 
     with progress.stage("export GLB and OBJ"):
-        write_image(out / "portrait.png", portrait.image)
+        made = "prompt" in told or source.style != "realistic"
+        write_image(out / "portrait.png", source.shown, text=told, ai_generated=made)
+        names = ["portrait.png", "head.glb", "head.obj", "head.mtl", "preview.png"]
+        if source.shown is not source.portrait.image:
+            write_image(out / "portrait-plain.png", source.portrait.image, ai_generated=made)
+            names.append("portrait-plain.png")
         save_glb(avatar.head, avatar.materials, out / "head.glb", copyright_notice=COPYRIGHT)
         save_obj(avatar.head, avatar.materials, out / "head.obj")
     with progress.stage("preview"):
-        view = found.located.closer(portrait.image, 512)
+        view = found.located.closer(source.shown, 512)
         with torch.no_grad():
             verts = flame(found.codes.params).verts
         faces = flame.topology.faces()
@@ -230,7 +309,6 @@ def _write_still(
         )
         sheet = preview_sheet(view.image, overlay, avatar.head, avatar.materials)
         write_image(out / "preview.png", sheet, ai_generated=True)
-    names = ["portrait.png", "head.glb", "head.obj", "head.mtl", "preview.png"]
     textures = sorted(path.name for path in out.glob("head*.png"))
     return [out / name for name in (*names, *textures)]
 

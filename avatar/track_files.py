@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from assets.errors import AssetError
 from assets.files import replacing, sha256_of
 from avatar.progress import Stage
 from flame.arkit import ARKIT_NAMES
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from avatar.track_frames import Reel, Source
     from deca.multi_texture import MergedTexture
     from voice.audio import Audio
+
+log = logging.getLogger(__name__)
 
 _Steps = Callable[[int, int], None]
 _Pixels = UInt8[np.ndarray, "_ _ 3"]
@@ -139,20 +143,15 @@ def _write_sheet(track: Track, avatar: Avatar, reel: Reel, out: Path) -> Path:
 
 def read_sound(path: Path, start_s: float = 0.0) -> Audio:
     """The sound of a video from `start_s` on, as the product uses sound; silence without any."""
-    from avatar import video
-    from voice.audio import SAMPLE_RATE, Audio
+    from voice.audio import SAMPLE_RATE, Audio, read_blocks
 
-    av = video.av  # type: ignore[attr-defined]
     pieces: list[torch.Tensor] = []
     try:
-        with av.open(str(path)) as container:
-            if container.streams.audio:
-                resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-                for frame in container.decode(container.streams.audio[0]):
-                    for part in resampler.resample(frame):
-                        pieces.append(torch.from_numpy(part.to_ndarray().reshape(-1).copy()))
-    except av.error.FFmpegError:
-        pass  # a broken sound track is no reason to do without its beginning, or the picture
+        for block in read_blocks(path):
+            pieces.append(block.samples[0])
+    except AssetError as error:
+        # a broken sound track is no reason to do without its beginning, or the picture
+        log.debug("the sound of %s: %s", path, error)
     samples = torch.cat(pieces) if pieces else torch.zeros(1)
     samples = samples[round(start_s * SAMPLE_RATE) :]
     return Audio((samples if len(samples) else torch.zeros(1))[None].clamp(-1, 1))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +33,7 @@ from flame.material import Material
 from voice.audio import SAMPLE_RATE, Audio
 
 FIRST_FRAME = "first"
+SHIPPED = "shipped"
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,30 @@ class TransferSettings:
     refine: bool = False  # photos' codes once more against their points
     size: int = 512  # px, of the video and of each picture
     fps: int = 30  # of the video and of the GLB's keys
+    model: str = SHIPPED  # that reads photos; see avatar.face_models.open_model
+    save: frozenset[str] = frozenset()  # names out of reconstruct_looks.OUTPUTS, onto FLAME heads
+    use_tex: bool = False  # of FLAME heads: the model's albedo where the picture shows no skin
+    extract_tex: bool = True  # and the picture's colours where it does
 
     def __post_init__(self) -> None:
+        if self.published and self.refine:
+            raise ValueError(f"refine works with the model {SHIPPED!r} only; leave one of them out")
+        if self.save and not self.published:
+            raise ValueError(
+                f"save={', '.join(sorted(self.save))} is of published models; give model too, or "
+                "use `avatar reconstruct --save`"
+            )
         if not 64 <= self.size <= 2048 or self.size % 2:
             raise ValueError(f"size={self.size} must be an even number from 64 to 2048")
         if not 1 <= self.fps <= 120:
             raise ValueError(f"fps={self.fps} must be from 1 to 120")
         if self.rate_hz is not None and not 1 <= self.rate_hz <= 1000:
             raise ValueError(f"rate_hz={self.rate_hz} is out of range; choose 1 to 1000")
+
+    @property
+    def published(self) -> bool:
+        """Whether another model than the shipped one reads the photos."""
+        return self.model.strip().lower() != SHIPPED
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +95,10 @@ def transfer(
     of which an avatar is made in `out`/target; by default the shipped neutral head. Stills give
     head.glb and head.obj in the expression and animation.jpg; motions give an animated head.glb
     and animation.mp4; both give motion.npz and motion.csv.
+
+    With a published `settings.model` the source is a photo. A photo `onto` is then read by it too
+    and the result is its FLAME head, see `transfer_official.transfer_published`; other heads
+    perform the ARKit weights that are nearest to the expression.
     """
     settings, progress = settings or TransferSettings(), progress or Progress()
     source, out = Path(source), Path(out)
@@ -90,10 +113,23 @@ def transfer(
             "at rest to count from"
         )
     reader = FaceReader(settings.refine)
-    found = read_source(source, reader, rate_hz=settings.rate_hz, progress=progress)
-    rest = None
-    if rest_path is not None:
-        rest = read_source(rest_path, reader, rate_hz=settings.rate_hz, progress=progress).motion
+    read: Callable[[Path], Source] = partial(
+        read_source, reader=reader, rate_hz=settings.rate_hz, progress=progress
+    )
+    if settings.published:
+        from avatar.transfer_official import PublishedReader, transfer_published
+
+        published = PublishedReader(settings.model)
+        if onto is not None and source_kind(Path(onto)) == "photo":
+            _check_onto_flame(settings)
+            return transfer_published(source, Path(onto), published, out, settings, progress)
+        if settings.save:
+            raise ValueError(
+                "save is of FLAME heads; give the photo of a person to put the expression onto"
+            )
+        read = published.source
+    found = read(source)
+    rest = None if rest_path is None else read(rest_path).motion
     with progress.stage("prepare the head"):
         target = read_target(None if onto is None else Path(onto), reader, out)
     moved = shaped(found.motion, settings, rest)
@@ -110,6 +146,20 @@ def transfer(
         settings.fps,
         progress,
     )
+
+
+def _check_onto_flame(settings: TransferSettings) -> None:
+    gains = settings.gains
+    if dataclasses.replace(gains, jaw=1.0) != Gains():
+        raise ValueError(
+            "gains other than the jaw's are of ARKit's shapes, which FLAME's codes are not; leave "
+            "them at 1, or put the expression onto an avatar"
+        )
+    if settings.relative_to is not None:
+        raise ValueError(
+            "relative_to works on avatars and on the shipped head; leave it out where the "
+            "expression goes onto a photo's FLAME head"
+        )
 
 
 def shaped(motion: Motion, settings: TransferSettings, rest: Motion | None = None) -> Motion:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +23,6 @@ from avatar.progress import Progress
 from flame.arkit import ARKIT_NAMES
 from flame.head import JOINT_NAMES
 from flame.params import Params, arkit_from_params
-from flame.rotation import axis_angle_to_matrix, matrix_to_axis_angle
 
 if TYPE_CHECKING:
     from avatar.face_models import FaceModel, FaceReading
@@ -42,7 +40,7 @@ class Source:
 
     motion: Motion
     kind: str  # photo, avatar, codes, video, table or motion
-    picture: Float[Tensor, "1 3 S S"] | None = None
+    picture: Float[Tensor, "1 3 K K"] | None = None
     shape: Float[Tensor, "1 S"] | None = None
     sound: Path | None = None  # the video that it comes from
 
@@ -139,14 +137,11 @@ def _read(path: Path, kind: str, reader: FaceReader, rate_hz: float | int | None
 def still_motion(params: Params, crop_from_image: Float[Tensor, "3 3"] | None = None) -> Motion:
     """One frame: the ARKit weights of shipped-head parameters, and the head's turn in the picture.
 
-    `crop_from_image` takes picture pixels to those of the crop that the parameters were seen in;
-    crops are upright, so its turn is the head's tilt.
+    `crop_from_image` takes picture pixels to those of the crop that the parameters were seen in.
     """
-    turn = axis_angle_to_matrix(params.root.double()) @ axis_angle_to_matrix(params.neck.double())
-    if crop_from_image is not None:
-        tilt = math.atan2(float(crop_from_image[1, 0]), float(crop_from_image[0, 0]))
-        turn = axis_angle_to_matrix(turn.new_tensor([[0.0, 0.0, tilt]])) @ turn
-    angles = matrix_to_axis_angle(turn)
+    from deca.encode import turn_in_picture
+
+    angles = turn_in_picture(params, crop_from_image)
     rotations = torch.zeros(len(angles), len(JOINT_NAMES), 3)
     for joint, share in HEAD_SHARES.items():
         rotations[:, JOINT_NAMES.index(joint)] = (share * angles).float()

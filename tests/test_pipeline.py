@@ -50,7 +50,8 @@ def test_the_avatar_loads_as_it_was_saved_and_says_how_it_was_made(made: Path) -
     assert torch.isfinite(avatar.head.verts).all()
     manifest = avatar.manifest
     assert manifest.ai_generated
-    assert {"head", "outfit", "landmarks"} <= {model.name for model in manifest.models}
+    names = {model.name for model in manifest.models}
+    assert {"head", "outfit", "landmarks", "speech: hibari", "voice: hibari's own"} <= names
     assert all(stage.seconds >= 0 for stage in manifest.stages)
     assert set(manifest.inputs) == {"photo"}
 

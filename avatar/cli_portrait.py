@@ -1,0 +1,189 @@
+"""The command `avatar portrait`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from diffusion.outpainting import Margins
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(portrait)
+
+
+def portrait(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What to draw; (weights:1.2), [a:b:0.5], <lora:name:0.8> as in A1111."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A diffusers folder, a .safetensors file or a hub id.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The .png or .jpg to write, or a folder.")] = Path(
+        "out/portrait.png"
+    ),
+    negative: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="By A1111's name; 'DPM++ 2M Karras' if not given.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="25 if not given.")] = None,
+    cfg: Annotated[
+        float | None, typer.Option(help="How closely the prompt is followed: 3 to 15; 7.")
+    ] = None,
+    rescale: Annotated[
+        float | None, typer.Option(help="0..1: less contrast where cfg is high.")
+    ] = None,
+    clip_skip: Annotated[
+        int | None, typer.Option(help="1 is the last layer of the text encoder.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; the model's own.")] = None,
+    batch: Annotated[int | None, typer.Option(help="How many, of seeds that follow.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to draw over.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="0..1: how much of the picture changes; 0.75.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="White where the picture changes.")] = None,
+    extend: Annotated[
+        str | None, typer.Option(help="Pixels to add to --image: left,right,top,bottom.")
+    ] = None,
+    hires: Annotated[
+        float | None, typer.Option(help="Draw over this many times larger: 2 or 4.")
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(help="LEFT,TOP,RIGHT,BOTTOM:WORDS, the box in shares of the picture."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Dynamic thresholding, such as 0.995, for pixel models.")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Draw this head: an avatar's folder, a reconstruction's .npz, a photo."),
+    ] = None,
+    controlnet: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --like, KIND=PATH or KIND:SCALE=PATH: normal, depth, canny, openpose, seg, "
+            "parts, landmarks; several at once."
+        ),
+    ] = None,
+    yaw: Annotated[
+        float, typer.Option(help="With --like: degrees that the camera goes to the right.")
+    ] = 0.0,
+    lora_dir: Annotated[
+        Path | None, typer.Option(help="The folder that <lora:...> tags name files of.")
+    ] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="A generated picture to make again.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Only say whether a picture is marked as generated.")
+    ] = None,
+    safety: Annotated[
+        bool, typer.Option(help="The model's own checker, if it has one; recorded if off.")
+    ] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Draw portraits of a prompt, or over a picture, with a Stable Diffusion model."""
+    from avatar.portrait import PortraitInputs, check_picture, make_portraits, replayed
+    from avatar.progress import Progress
+    from diffusion.metadata import read_record
+    from diffusion.recipe import Recipe
+
+    if check is not None:
+        checked = check_picture(check)
+        typer.echo("\n".join(checked.lines()))
+        raise typer.Exit(0 if checked.generated else 1)
+    progress = Progress(sys.stderr)
+    given: dict[str, Any] = {
+        "prompt": prompt,
+        "negative": negative,
+        "sampler": sampler,
+        "steps": steps,
+        "cfg": cfg,
+        "rescale": rescale,
+        "clip_skip": clip_skip,
+        "seed": seed,
+        "size": None if size is None else parse_size(size),
+        "batch": batch,
+        "strength": strength,
+        "hires": hires,
+        "threshold": threshold,
+        "regions": None if not region else tuple(parse_region(one) for one in region),
+        "safety_checker": None if safety else False,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    only = None
+    if from_ is not None:
+        recipe, only = replayed(read_record(from_), changes, progress=progress)
+    elif prompt is None:
+        raise ValueError("no prompt was given; say what to draw, or name a picture with --from")
+    else:
+        recipe = Recipe(**changes)
+    if cfg is not None and not 3 <= cfg <= 15:
+        progress.warn(f"cfg={cfg:g} is outside 3 to 15, where pictures mostly come out well")
+    for name, path in (("--mask", mask), ("--extend", extend)):
+        if path is not None and image is None:
+            raise ValueError(f"{name} needs the picture it belongs to; add --image")
+    guide = None
+    if like is not None:
+        from avatar.controls import parse_control
+        from avatar.portrait_like import read_guide
+
+        if image is not None:
+            raise ValueError("--like and --image both say what is drawn over; give one of them")
+        controls = tuple(parse_control(one) for one in controlnet or ())
+        guide = read_guide(like, controls, yaw_deg=yaw)
+    elif controlnet:
+        raise ValueError("--controlnet needs the head that steers it; add --like")
+    inputs = PortraitInputs(
+        model=model,
+        image=image,
+        mask=mask,
+        margins=None if extend is None else parse_margins(extend),
+        lora_dir=lora_dir,
+        device=device,
+        only=only,
+        guide=guide,
+    )
+    for path in make_portraits(recipe, out, inputs, progress=progress):
+        typer.echo(path)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of `512x768`."""
+    width, _, height = text.lower().replace("×", "x").partition("x")
+    if not (width.strip().isdecimal() and height.strip().isdecimal()):
+        raise ValueError(f"--size {text!r} is no size; write WIDTHxHEIGHT, such as 512x768")
+    return int(width), int(height)
+
+
+def parse_margins(text: str) -> Margins:
+    """The four numbers of `left,right,top,bottom`."""
+    from diffusion.outpainting import Margins
+
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"--extend {text!r} is not four numbers; write left,right,top,bottom")
+    left, right, top, bottom = (int(part) for part in parts)
+    return Margins(left, right, top, bottom)
+
+
+def parse_region(text: str) -> tuple[str, tuple[float, float, float, float]]:
+    """The words and the box of `left,top,right,bottom:words`."""
+    box, _, words = text.partition(":")
+    try:
+        left, top, right, bottom = (float(part) for part in box.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"--region {text!r} has no box; write LEFT,TOP,RIGHT,BOTTOM:WORDS with shares of the "
+            "picture, such as 0,0,0.5,1:a red wall"
+        ) from error
+    return words.strip(), (left, top, right, bottom)

@@ -1,0 +1,171 @@
+"""Portraits of a given head: its renders steer the model, and the result is read again to check."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from assets.image import write_image
+from avatar.clip import Stage, frame_portrait
+from avatar.controls import Control, condition_of
+from avatar.transfer_source import FaceReader, read_source
+from deca.conditions import HeadView
+from diffusion.recipe import Recipe
+from flame.head import Head
+from flame.material import Material
+
+if TYPE_CHECKING:
+    from diffusion.conduct import OnStep
+
+CLOSE = 0.05  # of the distance between the eyes' outer corners: points that close are the same face
+_OUTER_CORNERS = (36, 45)  # of the 68 points
+
+
+@runtime_checkable
+class PointReader(Protocol):
+    """What finds the points of a picture's face."""
+
+    def read(self, image: Float[Tensor, "1 3 H W"]) -> Any:
+        """Something with `landmarks2d`, px; a ValueError where there is no face."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeadGuide:
+    """A head in its expression before a camera, and the ControlNets that are to follow it."""
+
+    head: Head
+    materials: tuple[Material, ...]
+    verts: Float[Tensor, "1 V 3"]
+    points: Float[Tensor, "68 3"]  # metres, on `verts`
+    controls: tuple[Control, ...] = ()
+    yaw_deg: float = 0.0
+    source: str = ""
+    reader: PointReader = field(default_factory=FaceReader)
+
+    def render(self, side: int) -> Float[Tensor, "1 3 S S"]:
+        """The textured head in studio light."""
+        stage = Stage(self.head, self.materials, side)
+        frame = torch.from_numpy(stage.photograph(self.verts, self.yaw_deg))
+        return frame.permute(2, 0, 1)[None].float() / 255
+
+    def landmarks(self, side: int) -> Float[Tensor, "68 2"]:
+        """The 68 points in pictures of a side, px."""
+        camera = frame_portrait(self.head, self.yaw_deg)
+        return camera.project(self.points[None], (side, side))[0, :, :2]
+
+    def conditions(self, side: int) -> list[Float[Tensor, "1 3 S S"]]:
+        """What each ControlNet is shown."""
+        if not self.controls:
+            return []
+        camera = frame_portrait(self.head, self.yaw_deg)
+        seen = HeadView.of(self.head, self.materials, self.verts, camera, (side, side))
+        shown, points = self.render(side), self.landmarks(side)
+        return [
+            condition_of(one.kind, seen, camera, self.head, self.materials, shown, points)
+            for one in self.controls
+        ]
+
+    def draw(
+        self, pipeline: Any, recipe: Recipe, on_step: OnStep | None = None
+    ) -> tuple[Recipe, Float[Tensor, "B 3 S S"]]:
+        """The recipe's pictures over the head's render, and the recipe saying so."""
+        from diffusion.conditioned import conditioned
+        from diffusion.draw import size_of
+
+        width, height = size_of(pipeline, recipe)
+        if width != height:
+            raise ValueError(
+                f"pictures of a head are square, and {width}x{height} is not; "
+                f"write --size {min(width, height)}x{min(width, height)}"
+            )
+        recipe = recipe.change(kind="img2img", size=(width, height))
+        scales = [one.scale for one in self.controls]
+        pictures = conditioned(
+            pipeline, recipe, self.conditions(width), image=self.render(width), scales=scales,
+            on_step=on_step,
+        )  # fmt: skip
+        return recipe, pictures
+
+    def report(self, pictures: Float[Tensor, "B 3 S S"]) -> dict[str, Any]:
+        """What the pictures were steered by, and how closely each follows the head."""
+        wanted = self.landmarks(pictures.shape[-1])
+        return {
+            "head": self.source,
+            "yaw_deg": self.yaw_deg,
+            "controlnets": [f"{one.kind}:{one.scale:g}={one.source}" for one in self.controls],
+            "checks": [check_likeness(one[None], wanted, self.reader) for one in pictures],
+        }
+
+    def write_conditions(self, folder: Path, stem: str, side: int) -> list[Path]:
+        """Write the render and the conditions beside the pictures; returns the files."""
+        named = {"render": self.render(side)}
+        for one, picture in zip(self.controls, self.conditions(side), strict=True):
+            named[one.kind] = picture
+        paths = []
+        for name, picture in named.items():
+            paths.append(folder / f"{stem}-{name}.png")
+            write_image(paths[-1], picture)
+        return paths
+
+
+def read_guide(
+    path: Path,
+    controls: tuple[Control, ...] = (),
+    *,
+    yaw_deg: float = 0.0,
+    reader: FaceReader | None = None,
+) -> HeadGuide:
+    """The guide of an avatar's folder, of the .npz of `avatar reconstruct`, or of a photo.
+
+    It wears the expression that was seen there; avatars without one are at rest. A photo's head is
+    made as `avatar create` does.
+    """
+    from assets.errors import AssetError
+    from avatar.transfer import read_target
+
+    if not -180 <= yaw_deg <= 180:
+        raise ValueError(f"yaw={yaw_deg} must be from -180 to 180 degrees")
+    reader = reader or FaceReader()
+    with tempfile.TemporaryDirectory() as folder:
+        target = read_target(path, reader, Path(folder))
+    weights = torch.zeros(1, len(target.head.morph_names))
+    try:
+        weights = read_source(path, reader).motion.weights[:1]
+    except AssetError:  # an avatar of a prompt keeps no expression
+        if not path.is_dir():
+            raise
+    still = torch.zeros(1, target.head.joints.shape[0], 3)
+    verts = target.head.pose(weights, still)
+    points = reader.flame.landmarks68(verts[:, : len(reader.flame.template)])[0]
+    return HeadGuide(
+        target.head, target.materials, verts, points, controls, yaw_deg, str(path), reader
+    )
+
+
+def check_likeness(
+    picture: Float[Tensor, "1 3 S S"], wanted: Float[Tensor, "68 2"], reader: PointReader
+) -> dict[str, Any]:
+    """The mean error of the points that are found in a drawn picture, and whether it is small.
+
+    `nme` is in distances between the outer corners of the eyes that were asked for; None, with the
+    reason, where no face is found.
+    """
+    try:
+        found = reader.read(picture).landmarks2d
+    except ValueError as error:
+        return {"nme": None, "follows": False, "reason": " ".join(str(error).split())}
+    nme = normalized_error(found, wanted)
+    return {"nme": round(nme, 4), "follows": nme <= CLOSE}
+
+
+def normalized_error(found: Float[Tensor, "68 2"], wanted: Float[Tensor, "68 2"]) -> float:
+    """Mean distance of points over that between the outer corners of the eyes."""
+    first, second = _OUTER_CORNERS
+    apart = (wanted[first] - wanted[second]).norm().clamp(min=1e-6)
+    return float((found - wanted).norm(dim=1).mean() / apart)

@@ -1,0 +1,143 @@
+"""`avatar portrait` as a user calls it, with a tiny model of random weights."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny_diffusion
+from PIL import Image
+from typer.testing import CliRunner
+
+from avatar import portrait
+from avatar.cli import app, main
+from avatar.cli_portrait import parse_margins, parse_region, parse_size
+from diffusion.metadata import read_record
+from diffusion.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny_diffusion.model_folder(tmp_path_factory, "sd1"))
+
+
+def run(*words):
+    result = CliRunner().invoke(app, ["portrait", *map(str, words)], catch_exceptions=False)
+    return result.exit_code, result.stdout
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def test_a_picture_replays_byte_for_byte_and_is_marked(model, tmp_path):
+    first, again = tmp_path / "a.png", tmp_path / "b.png"
+    words = "a (smiling:1.2) woman 😀 مرحبا"
+    code, printed = run(words, "--model", model, "--out", first, "--steps", 2,
+                        "--size", "128x96", "--seed", 7, "--negative", "hat")  # fmt: skip
+    assert code == 0
+    assert printed.split() == [str(first), str(tmp_path / "a.json")]
+    assert pixels(first).shape == (96, 128, 3)
+    assert run("--from", first, "--out", again)[0] == 0
+    np.testing.assert_array_equal(pixels(first), pixels(again))
+    assert read_record(first) == read_record(again)
+    other = tmp_path / "c.png"
+    run("--from", first, "--out", other, "--seed", 8)
+    assert (pixels(other) != pixels(first)).any()
+    code, printed = run("--check", first)
+    assert code == 0
+    assert "metadata: say that it is generated" in printed
+    Image.fromarray(pixels(first)[::-1] // 2).save(tmp_path / "plain.png")
+    code, printed = run("--check", tmp_path / "plain.png")
+    assert code == 1
+    assert "invisible mark: not found" in printed
+
+
+def test_several_pictures_are_a_folder_with_a_sheet_and_a_report(model, tmp_path):
+    run("a man", "--model", model, "--out", tmp_path / "d", "--steps", 1, "--batch", 3)
+    names = sorted(path.name for path in (tmp_path / "d").iterdir())
+    assert names == [*(f"portrait-{k}.png" for k in range(3)), "report.json", "sheet.png"]
+    report = json.loads((tmp_path / "d" / "report.json").read_text())
+    assert [one["seed"] for one in report["pictures"]] == [0, 1, 2]
+    assert report["recipe"]["prompt"] == "a man"
+    assert report["recipe"]["size"] == [32, 32]
+    assert len(report["recipe"]["model_hash"]) == 64
+    assert report["model"]["safety"] == "none"
+    run("--from", tmp_path / "d" / "portrait-1.png", "--out", tmp_path / "one.png")
+    chosen = tmp_path / "one-1.png"
+    np.testing.assert_array_equal(pixels(chosen), pixels(tmp_path / "d" / "portrait-1.png"))
+
+
+def test_a_picture_drawn_over_another_names_it(model, tmp_path):
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.effect_noise((40, 32), 50).convert("RGB").save(photo)
+    Image.new("L", (40, 32), 255).save(mask)
+    common = ("a man", "--model", model, "--steps", 2, "--image", photo)
+    for name, more, kind, size in [
+        ("over.png", (), "img2img", (40, 32)),
+        ("in.png", ("--mask", mask, "--strength", 1), "inpaint", (40, 32)),
+        ("out.png", ("--extend", "8,0,0,4", "--strength", 1), "outpaint", (48, 36)),
+        ("large.png", ("--hires", 2), "upscale", (80, 64)),
+    ]:
+        assert run(*common, "--out", tmp_path / name, *more)[0] == 0
+        record = read_record(tmp_path / name)
+        assert record.recipe.kind == kind
+        assert len(record.recipe.image_sha256) == 64
+        assert pixels(tmp_path / name).shape == (size[1], size[0], 3)
+    with pytest.raises(ValueError, match="was made over another one; name it with --image"):
+        run("--from", tmp_path / "over.png", "--out", tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a man"], "no portrait model is installed; fetch one"),
+        ([], "no prompt was given"),
+        (["  ", "--model", "MODEL"], "the prompt is empty"),
+        (["x" * 20_001, "--model", "MODEL"], "20001 characters"),
+        (["a", "--model", "/nowhere/at-all"], "/nowhere/at-all"),
+        (["a", "--model", "MODEL", "--out", "a.gif"], "must end in .png or .jpg"),
+        (["a", "--model", "MODEL", "--size", "big"], "write WIDTHxHEIGHT"),
+        (["a", "--model", "MODEL", "--sampler", "DPM fast"], "the nearest is"),
+        (["a", "--mask", "m.png"], "--mask needs the picture it belongs to"),
+        (["a <lora:no:1>", "--model", "MODEL"], "no"),
+        (["--from", "absent.png"], "absent.png is not there"),
+    ],
+)
+def test_every_mistake_is_one_sentence(words, said, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(portrait, "PACKAGE", tmp_path)  # where no model is shipped
+    given = [model if word == "MODEL" else word for word in words]
+    monkeypatch.setattr("sys.argv", ["avatar", "portrait", *given])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    error = capsys.readouterr().err.strip().split("\n")[-1]
+    assert stopped.value.code == 2
+    assert error.startswith("avatar: ")
+    assert said in error
+
+
+def test_a_replay_of_another_programs_picture_says_what_it_is(tmp_path):
+    from avatar.progress import Progress
+    from diffusion.metadata import read_parameters
+
+    progress = Progress()
+    record = read_parameters("x\nSteps: 9, Sampler: Heun, Seed: 3, CFG scale: 5, Hypernet: h")
+    recipe, _ = portrait.replayed(record, {"steps": 4}, progress=progress)
+    assert recipe == Recipe("x", steps=4, sampler="Heun", seed=3, cfg=5.0)
+    assert "expect a relative of it" in progress.warnings[0]
+
+
+def test_sizes_margins_and_regions_are_read():
+    assert parse_size("512x768") == (512, 768)
+    margins = parse_margins("1, 2,3,4")
+    assert (margins.left, margins.right, margins.top, margins.bottom) == (1, 2, 3, 4)
+    assert parse_region("0,0,0.5,1: a red wall: bricks") == (
+        "a red wall: bricks",
+        (0.0, 0.0, 0.5, 1.0),
+    )
+    for parse, text in ((parse_margins, "1,2,3"), (parse_region, "wall")):
+        with pytest.raises(ValueError, match="write"):
+            parse(text)
