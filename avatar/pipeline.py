@@ -286,7 +286,7 @@ def _write_still(
     out: Path,
     progress: Progress,
 ) -> list[Path]:
-    from avatar.preview import fit_overlay, preview_sheet
+    from avatar.preview import fit_overlay, preview_sheet, seen_square
     from flame.gltf import save_glb
     from flame.obj import save_obj
 
@@ -307,7 +307,15 @@ def _write_still(
         overlay = fit_overlay(
             view.image, verts, faces, found.codes.camera, view.points(found.located.points)
         )
-        sheet = preview_sheet(view.image, overlay, avatar.head, avatar.materials)
+        height, width = source.shown.shape[-2:]
+        rows, columns = seen_square(view, (height, width))
+        sheet = preview_sheet(
+            view.image[..., rows, columns],
+            overlay[..., rows, columns],
+            avatar.head,
+            avatar.materials,
+            caption="Portrait" if made else "Photo",
+        )
         write_image(out / "preview.png", sheet, ai_generated=True)
     textures = sorted(path.name for path in out.glob("head*.png"))
     return [out / name for name in (*names, *textures)]

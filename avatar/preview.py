@@ -13,6 +13,7 @@ from torch import Tensor
 from avatar.clip import Stage, look_aside
 from avatar.sheet import Panel, SheetConfig, lay_out
 from avatar.visemes import sided
+from deca.codes import Crop
 from flame.arkit import ARKIT_NAMES
 from flame.camera import Projection
 from flame.head import JOINT_NAMES, Head
@@ -55,10 +56,11 @@ def preview_sheet(
     config: SheetConfig | None = None,
     background: Background = None,
     supersample: float | int = 1.5,
+    caption: str = "Photo",
 ) -> Float[Tensor, "1 3 SH SW"]:
     """The sheet: portrait, overlay and three views above, four expressions below; sRGB.
 
-    `overlay` is what `fit_overlay` draws over the portrait.
+    `overlay` is what `fit_overlay` draws over the portrait, `caption` says what the portrait is.
     """
     config = config or SheetConfig()
     stage = Stage(
@@ -71,7 +73,7 @@ def preview_sheet(
         verts = head.pose(weights[None], torch.zeros(1, len(JOINT_NAMES), 3))
         return stage.photograph(verts, yaw_deg)
 
-    above = [Panel(_to_8bit(portrait), "Photo"), Panel(_to_8bit(overlay), "Fit")]
+    above = [Panel(_to_8bit(portrait), caption), Panel(_to_8bit(overlay), "Fit")]
     above += [Panel(photograph(rest, yaw), name) for name, yaw in VIEWS.items()]
     below = []
     for name, mix in EXPRESSIONS.items():
@@ -87,6 +89,31 @@ def mixed(mix: Mapping[str, float]) -> Float[Tensor, " 52"]:
     for name, weight in mix.items():
         weights[sided(name)] = weight
     return weights
+
+
+def seen_square(crop: Crop, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a crop's largest square that shows picture, not its continued border.
+
+    `size` is height and width of the picture. A turned crop is shown whole, as is one that has less
+    than half of its side within the picture.
+    """
+    side = crop.image.shape[-1]
+    whole = slice(0, side), slice(0, side)
+    if abs(float(crop.matrix[0, 1])) > 1e-3:
+        return whole
+    height, width = size
+    corners = crop.points(torch.tensor([[0.0, 0.0], [width, height]])).clamp(0, side)
+    left, top = corners.amin(0).ceil().tolist()
+    right, bottom = corners.amax(0).floor().tolist()
+    length = int(min(right - left, bottom - top))
+    if length < side // 2:
+        return whole
+
+    def placed(low: float, high: float) -> slice:
+        start = int(min(max((side - length) // 2, low), high - length))
+        return slice(start, start + length)
+
+    return placed(top, bottom), placed(left, right)
 
 
 @torch.no_grad()

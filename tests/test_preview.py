@@ -11,8 +11,16 @@ import torch
 import trimesh
 from sphere_head import make_materials, make_sphere_head
 
-from avatar.preview import EXPRESSIONS, VIEWS, fit_overlay, mixed, preview_sheet
+from avatar.preview import (
+    EXPRESSIONS,
+    VIEWS,
+    fit_overlay,
+    mixed,
+    preview_sheet,
+    seen_square,
+)
 from avatar.sheet import Panel, SheetConfig, lay_out, places
+from deca.crop import crop_square
 from flame.arkit import ARKIT_INDEX
 from flame.camera import Camera
 
@@ -194,3 +202,14 @@ def test_landmarks_are_dots_centred_on_their_points(ball):
         assert float((window.sum(1) * down).sum() / window.sum()) == pytest.approx(y, abs=0.1)
     assert float(change[399, 399]) > 1.0  # on the edge of the picture
     assert torch.equal(image, torch.zeros_like(image))
+
+
+def test_a_crop_beyond_the_picture_is_shown_without_the_continued_border():
+    picture = torch.rand(1, 3, 80, 100)
+    inside = crop_square(picture, torch.tensor([50.0, 40.0]), 60.0, 60)
+    assert seen_square(inside, (80, 100)) == (slice(0, 60), slice(0, 60))
+    # rows 30 to 90 of 80: the last ten are not there
+    below = crop_square(picture, torch.tensor([50.0, 60.0]), 60.0, 60)
+    assert seen_square(below, (80, 100)) == (slice(0, 50), slice(5, 55))
+    turned = crop_square(picture, torch.tensor([50.0, 60.0]), 60.0, 60, 0.5)
+    assert seen_square(turned, (80, 100)) == (slice(0, 60), slice(0, 60))

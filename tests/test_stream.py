@@ -20,7 +20,7 @@ from voice.hifigan import HifiGan, HifiGanConfig
 from voice.jdc import F0Config, F0Net
 from voice.mel import MelConfig, log_mel, mel_bank, normalised
 from voice.parallel_wavegan import ParallelWaveGan, PwgConfig
-from voice.stargan import Generator, MappingNetwork, StarganConfig, StyleEncoder
+from voice.stargan import COMMON_BANDS, Generator, MappingNetwork, StarganConfig, StyleEncoder
 from voice.stargan_blocks import AdaIN
 from voice.stargan_stream import GeneratorStream, Moments, PitchStream
 from voice.stream import (
@@ -120,7 +120,7 @@ def test_a_line_of_one_hop_is_what_the_networks_give_whole(converter, style, sem
         Audio(line[None]), style, semitones=semitones, generator=torch.Generator()
     )
     cut = streamed(converter, line.split(777), style, config, semitones=semitones)
-    torch.testing.assert_close(cut, whole.samples[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(cut, whole.samples[0], atol=1e-4, rtol=1e-4)
     if semitones or wanted_hz:
         still = streamed(converter, [line], style, config, semitones=0.0)
         assert float((cut - still).abs().max()) > 1e-2
@@ -156,6 +156,9 @@ def test_with_the_whole_lines_norms_hops_join_to_what_the_generator_gives_whole(
         whole = net(mel, style, converter.pitch.feature(mel))
     for handle in handles:
         handle.remove()
+    common = mel[:, :, :COMMON_BANDS].transpose(1, 2)
+    var, mean = torch.var_mean(common, dim=(2, 3), correction=0, keepdim=True)
+    stream.moments[net] = Moments(1e9, mean, var)
     parts = [stream.step(mel[..., at : at + 120], 40)[..., :40] for at in range(0, 281, 40)]
     parts.append(stream.step(mel[..., 320:], 80))
     torch.testing.assert_close(torch.cat(parts, dim=-1), whole, atol=1e-4, rtol=0)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from voice.jdc import F0Net, PooledBlock
-from voice.stargan import Generator
+from voice.stargan import COMMON_BANDS, Generator, with_loudness
 from voice.stargan_blocks import SLOPE, AdaIN, AdainResBlk, ResBlk
 
 _EPS = 1e-5  # of every norm
@@ -94,7 +94,15 @@ class GeneratorStream:
             x = self._decoded(cast(AdainResBlk, block), x)
         norm, rectify, last = self.generator.to_out
         made = cast(Tensor, last(rectify(self._normed(norm, x))))
-        return made + mel if self.generator.config.residual else made
+        return made + self._coloured(mel) if self.generator.config.residual else made
+
+    def _coloured(self, mel: Tensor) -> Tensor:
+        """`Generator.coloured` with the line's remembered moments."""
+        common, _ = self._found(self.generator, mel[:, :, :COMMON_BANDS].transpose(1, 2))
+        level = common.mean.mean(dim=1, keepdim=True)
+        spread = torch.sqrt(common.variance + _EPS).mean(dim=1, keepdim=True)
+        bands = self._normed(self.generator.bands, with_loudness(mel).transpose(1, 2))
+        return level + spread * bands.transpose(1, 2)
 
     def _encoded(self, block: ResBlk, x: Tensor) -> Tensor:
         shortcut = _down(block, block.conv1x1(x))
@@ -117,7 +125,8 @@ class GeneratorStream:
         wide = F.pad(torch.cat([before, x], dim=-1), (0, 1))
         return F.conv2d(wide, self._weights[layer], layer.bias, padding=(1, 0))
 
-    def _normed(self, layer: nn.Module, x: Tensor) -> Tensor:
+    def _found(self, layer: nn.Module, x: Tensor) -> tuple[Moments, Tensor]:
+        """Moments of the channels until now, and the channels about their means."""
         past = self.moments.get(layer)
         columns = self._columns(x)
         means = x.mean(dim=2, keepdim=True)  # [1, C, 1, W], of each column
@@ -134,6 +143,10 @@ class GeneratorStream:
         fading = math.exp(-heard * self._frames / self.memory_frames)
         done = done.times(heard)
         self.moments[layer] = done if past is None else past.times(fading).joined(done)
+        return found, centred
+
+    def _normed(self, layer: nn.Module, x: Tensor) -> Tensor:
+        found, centred = self._found(layer, x)
         deviation = torch.sqrt(found.variance + _EPS)
         if isinstance(layer, AdaIN):
             gamma, beta = layer.fc(self.style)[:, :, None, None].chunk(2, dim=1)
