@@ -247,8 +247,8 @@ def test_likeness_is_the_points_error_between_the_eyes():
     wanted = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * 100
     wanted[36], wanted[45] = torch.tensor([20.0, 50.0]), torch.tensor([80.0, 50.0])
     picture = torch.zeros(1, 3, 8, 8)
-    near = check_likeness(picture, wanted, Blind(wanted + torch.tensor([1.8, 2.4])))
-    assert near == {"nme": 0.05, "follows": True}
+    near = check_likeness(picture, wanted, Blind(wanted + torch.tensor([1.728, 2.304])))
+    assert near == {"nme": 0.048, "follows": True}
     far = check_likeness(picture, wanted, Blind(wanted + torch.tensor([6.0, 0.0])))
     assert far == {"nme": 0.1, "follows": False}
 

@@ -1,0 +1,256 @@
+"""Train the portrait model: tokenizer, text encoder and UNet, on folders of captioned pictures.
+
+Writes RUN/model, a folder that StableDiffusionPipeline opens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from diffusion.train_options import accelerator_of, add_run_options, run_config
+from diffusion.train_vae import add_picture_options
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One batch; `latents` are the autoencoder's times its scaling factor."""
+
+    latents: Float[Tensor, "B C h w"]
+    ids: Int[Tensor, "B N"]
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionedLatents:
+    """Every picture as latents, as it is and mirrored, with its words."""
+
+    latents: Any  # [N, 2, C, h, w], half precision: a mapped file, or a tensor on the device
+    ids: Int[Tensor, "N W"]
+    may_mirror: Bool[Tensor, " N"]
+    empty: Int[Tensor, " W"]
+    scale: float
+
+    def draw(self, batch: int, dropout: float, *, generator: torch.Generator) -> Lesson:
+        """A batch in which some captions are empty, which guidance needs (Ho & Salimans 2022)."""
+        rows = torch.randint(len(self.ids), (batch,), generator=generator)
+        turned = torch.rand(batch, generator=generator) < 0.5
+        turned &= self.may_mirror[rows]
+        silent = torch.rand(batch, generator=generator) < dropout
+        ids = torch.where(silent[:, None], self.empty, self.ids[rows])
+        if isinstance(self.latents, Tensor):
+            where = self.latents.device
+            latents = self.latents[rows.to(where), turned.long().to(where)]
+        else:
+            picked = self.latents[rows.numpy(), turned.long().numpy()]
+            latents = torch.from_numpy(np.asarray(picked))
+        return Lesson(latents.float() * self.scale, ids)
+
+
+@torch.no_grad()
+def latents_of(vae: Any, pixels: Any, name: str, folder: Path, batch: int = 32) -> Any:
+    """The mean latents of every picture and of its mirror image, in a file that is made once.
+
+    The means alone: the autoencoder's own noise is far below that of any step.
+    """
+    from assets.files import replacing
+    from diffusion.train_files import rows_of
+    from diffusion.train_pictures import to_floats
+
+    path = folder / f"latents-{name}.npy"
+    if not path.is_file():
+        log.info("encoding %d pictures into %s", len(pixels), path)
+        side = pixels.shape[-1] // 2 ** (len(vae.config.block_out_channels) - 1)
+        shape = (len(pixels), 2, vae.config.latent_channels, side, side)
+        with replacing(path) as written:
+            array = np.lib.format.open_memmap(written, "w+", dtype=np.float16, shape=shape)
+            for start in range(0, len(pixels), batch):
+                rows = torch.arange(start, min(start + batch, len(pixels)))
+                images = to_floats(rows_of(pixels, rows)).to(vae.device)
+                for mirrored, picture in enumerate((images, images.flip(-1))):
+                    mean = vae.encode(picture).latent_dist.mean.float()
+                    array[start : start + len(rows), mirrored] = mean.half().cpu().numpy()
+            array.flush()
+            del array
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this stage."""
+    add_picture_options(parser)
+    add = parser.add_argument
+    add("--vae", type=Path, required=True, help="the autoencoder's folder, RUN/vae of that stage")
+    add("--start", type=Path, help="a model's folder to start from, as that of 128 pixels for 256")
+    add("--dropout", type=float, default=0.1, help="share of captions left empty")
+    add("--min-snr", type=float, default=5.0, help="0 weighs all noise levels alike")
+    add("--noise-offset", type=float, default=0.0)
+    add("--prompts", type=Path, help="text file, a prompt a line, for previews")
+    add("--ship", action="store_true", help="write it under assets/portrait at the end")
+    add_run_options(parser, steps=100_000, batch=64, rate=4e-4, save_every=2500)
+
+
+def run(options: argparse.Namespace, shape: Any = None) -> Path:
+    """Read pictures, learn words, encode, train, write the folder; `shape` None is `--size`'s."""
+    from assets.files import sha256_of
+    from diffusion.train_files import portrait_pipeline, read_vae, write_model
+    from diffusion.train_noise import NoiseConfig, denoising_losses, training_scheduler
+    from diffusion.train_pictures import pixels_of, read_captions
+    from diffusion.train_run import Run, descend, generator_at
+    from diffusion.train_shapes import (
+        NOISE,
+        SIZES,
+        portrait_text_encoder,
+        portrait_unet,
+        seeded,
+    )
+    from diffusion.train_text import token_ids
+
+    if not 0 <= options.dropout < 1:
+        raise ValueError(f"dropout={options.dropout} must be from 0 to below 1; 0.1 is usual")
+    shape = shape or SIZES[options.size]
+    config = run_config(options, warm_up=500, fall="cosine", ema=0.9995)
+    noise = NoiseConfig(options.min_snr or None, options.noise_offset)
+    found = read_captions(options.pictures)
+    captions = [str(picture.caption) for picture in found]
+    accelerator = accelerator_of(options)
+    device = accelerator.device
+    cache = options.cache or options.run
+    vae = read_vae(options.vae).to(device).requires_grad_(False).eval()
+    with accelerator.main_process_first():
+        pixels = pixels_of(found, shape.side, cache)
+        used = options.vae / "vae" if (options.vae / "vae").is_dir() else options.vae
+        sums = [sha256_of(path) for path in sorted(used.glob("*.safetensors"))]
+        name = (
+            Path(str(getattr(pixels, "filename", ""))).stem.removeprefix("pixels-")
+            + "-"
+            + sums[0][:16]
+        )
+        latents = latents_of(vae, pixels, name, cache)
+        tokenizer = _tokenizer(options, captions, shape.words)
+    with seeded(config.seed):
+        text_encoder = portrait_text_encoder(shape, tokenizer)
+        unet = portrait_unet(shape)
+    if options.start is not None:
+        _start_from(options.start, text_encoder, unet)
+    text_encoder.to(device).train()
+    unet.to(device).train()
+    pipeline = portrait_pipeline(vae, text_encoder, tokenizer, unet)
+    if device.type == "cuda":
+        latents = torch.from_numpy(np.array(latents)).to(device)
+    ids = token_ids(tokenizer, captions)
+    mirrors = torch.tensor([picture.may_mirror for picture in found])
+    scale = float(vae.config.scaling_factor)
+    lessons = CaptionedLatents(latents, ids, mirrors, token_ids(tokenizer, [""])[0], scale)
+    weights = {f"unet.{n}": w for n, w in unet.named_parameters()}
+    weights |= {f"text_encoder.{n}": w for n, w in text_encoder.named_parameters()}
+    told = {"pictures": len(found), "size": shape.side, "words": len(tokenizer), "vae": sums}
+    training = Run(options.run, weights, config, {**told, "seed": config.seed})
+    scheduler = training_scheduler(NOISE)
+    log.info(
+        "%d pictures, %d words, %.1f million numbers",
+        *(len(found), len(tokenizer), sum(w.numel() for w in weights.values()) / 1e6),
+    )
+
+    def loss_of(number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = generator_at(config.seed, number)
+        lesson = lessons.draw(config.batch, options.dropout, generator=generator)
+        with accelerator.autocast():
+            heard = text_encoder(lesson.ids.to(device))[0]
+
+            def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+                made: Tensor = unet(noisy, timesteps, heard).sample
+                return made
+
+            losses = denoising_losses(
+                predict, lesson.latents.to(device), scheduler, noise, generator=generator
+            )
+        return losses.mean(), {}
+
+    prompts = _prompts(options.prompts, captions)
+
+    def on_save() -> None:
+        unet.eval()
+        text_encoder.eval()
+        with accelerator.autocast():
+            path = options.run / f"preview-{training.step:06d}.png"
+            _preview(pipeline, prompts, path, seed=config.seed)
+        write_model(pipeline, options.run / "model")
+        unet.train()
+        text_encoder.train()
+
+    last = descend(
+        training,
+        loss_of,
+        accelerator,
+        minutes=options.minutes,
+        pause_minutes=options.pause_after,
+        on_save=on_save,
+    )
+    if options.ship and accelerator.is_main_process:
+        from diffusion.train_ship import ship_portrait
+
+        ship_portrait(options.run / "model", shape.side, len(found), last, config.seed)
+    return Path(options.run) / "model"
+
+
+def _tokenizer(options: argparse.Namespace, captions: Sequence[str], most: int) -> Any:
+    """The run's own tokenizer, learnt at its first start; one to start from keeps its words."""
+    from diffusion.train_text import read_tokenizer, write_tokenizer
+
+    folder = options.run / "tokenizer"
+    if options.start is not None:
+        return read_tokenizer(options.start / "tokenizer")
+    if (folder / "merges.txt").is_file():
+        return read_tokenizer(folder)
+    return write_tokenizer(folder, captions, most)
+
+
+def _start_from(folder: Path, text_encoder: Any, unet: Any) -> None:
+    from assets.errors import AssetError
+    from assets.weights import install_weights
+    from diffusion.load import load_pipeline
+
+    before = load_pipeline(folder)
+    for part, network in (("text_encoder", text_encoder), ("unet", unet)):
+        held = getattr(before, part, None)
+        if held is None:
+            raise AssetError(f"{folder} has no {part}; give a folder that this stage wrote")
+        install_weights(network, held.state_dict(), described=f"{folder}/{part}")
+
+
+def _prompts(file: Path | None, captions: Sequence[str]) -> list[str]:
+    """What previews show: four lines of a file, or captions from all over the set."""
+    if file is None:
+        return list(captions[:: max(1, len(captions) // 4)][:4])
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    if not any(lines):
+        raise ValueError(f"{file} has no prompt; write one a line")
+    return [line for line in lines if line][:4]
+
+
+def _preview(pipeline: Any, prompts: Sequence[str], path: Path, *, seed: int) -> None:
+    """Two pictures of each prompt."""
+    from diffusion.from_prompt import txt2img
+    from diffusion.recipe import Recipe
+    from diffusion.train_files import write_sheet
+
+    recipes = [Recipe(prompt=_plain(words), steps=20, seed=seed, batch=2) for words in prompts]
+    drawn = [txt2img(pipeline, recipe) for recipe in recipes]
+    write_sheet(path, [torch.cat([pair[k : k + 1] for pair in drawn]) for k in range(2)])
+
+
+def _plain(caption: str) -> str:
+    """A caption in the prompts' grammar, where brackets have a meaning."""
+    for letter in "\\()[]<>":
+        caption = caption.replace(letter, " ")
+    return caption

@@ -1,0 +1,244 @@
+"""The small portrait model: its words, shapes and files, and that it learns what captions say."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from assets.errors import AssetError
+from assets.image import write_image
+from diffusion import Recipe, load_pipeline, train_portrait, train_upscaler, train_vae, txt2img
+from diffusion.train_pictures import Captioned, pixels_of, read_captions, squared, to_floats
+from diffusion.train_portrait import CaptionedLatents
+from diffusion.train_shapes import (
+    SIZES,
+    PortraitShape,
+    portrait_text_encoder,
+    portrait_unet,
+    portrait_vae,
+)
+from diffusion.train_ship import check_sizes
+from diffusion.train_text import learn_words, write_tokenizer
+from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
+
+COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.1), "blue": (0.1, 0.1, 0.9),
+           "white": (0.95, 0.95, 0.95)}  # fmt: skip
+TINY = PortraitShape(
+    side=16,
+    vae_widths=(8, 16, 16, 16),
+    unet_widths=(32, 32),
+    head_width=8,
+    text_width=32,
+    text_layers=1,
+    words=600,
+    groups=2,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """What is this small takes longer on two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("colours")
+    lines = []
+    for name, rgb in COLOURS.items():
+        # on grey, as GroupNorm takes most of what a flat picture has
+        picture = torch.full((1, 3, 32, 32), 0.5)
+        picture[..., 8:24, 8:24] = torch.tensor(rgb)[None, :, None, None]
+        write_image(folder / f"{name}.png", picture)
+        lines.append(json.dumps({"file": f"{name}.png", "caption": name}))
+    (folder / "people.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def trained(stage, pictures, run, *more, **shape):
+    parser = argparse.ArgumentParser()
+    stage.add_options(parser)
+    given = ["--pictures", str(pictures), "--run", str(run), "--cpu", *more]
+    return stage.run(parser.parse_args(given), **shape)
+
+
+@pytest.fixture(scope="module")
+def model(pictures, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs")
+    vae = trained(train_vae, pictures, run / "vae", "--steps", "50", "--batch", "8", "--rate",
+                  "4e-3", "--judge", "0", shape=TINY)  # fmt: skip
+    return trained(train_portrait, pictures, run / "portrait", "--steps", "60", "--batch", "8",
+                   "--rate", "4e-3", "--vae", str(vae), shape=TINY)  # fmt: skip
+
+
+def test_losses_fall_on_a_tiny_set_and_prompts_are_drawn(model):
+    for stage, name, most in (("vae", "pixels", 0.75), ("portrait", "loss", 0.9)):
+        with open(model.parent.parent / stage / "loss.csv", encoding="utf-8") as file:
+            losses = [float(row[name]) for row in csv.DictReader(file)]
+        assert sum(losses[-2:]) < most * sum(losses[:2]), (stage, losses)
+    pictures = txt2img(load_pipeline(model), Recipe("red", steps=2, batch=2))
+    assert pictures.shape == (2, 3, 16, 16) and not torch.equal(pictures[0], pictures[1])
+
+
+def test_the_folder_is_one_that_diffusers_opens_in_half_precision(model):
+    pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float16)
+    assert pipeline.unet.dtype == torch.float16 and pipeline.safety_checker is None
+    assert pipeline.vae_scale_factor == 8 and pipeline.vae.config.latent_channels == 4
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_latents_that_are_trained_on_have_unit_variance(model, pictures, tmp_path):
+    pipeline = load_pipeline(model)
+    shown = to_floats(np.array(pixels_of(read_captions([pictures]), 16, tmp_path)))
+    with torch.no_grad():
+        mean = pipeline.vae.encode(shown).latent_dist.mean
+    spread = float((mean * pipeline.vae.config.scaling_factor).std())
+    assert spread == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("side", SIZES)
+def test_the_shipped_sizes_fit_into_eighty_megabytes(side, tmp_path):
+    shape = SIZES[side]
+    tokenizer = write_tokenizer(tmp_path, ["a person"] * 2, shape.words)
+    with torch.device("meta"):
+        encoder = portrait_text_encoder(shape, tokenizer)
+        parts = [portrait_vae(shape), portrait_unet(shape), encoder]
+    numbers = sum(weight.numel() for part in parts for weight in part.parameters())
+    numbers += (shape.words - len(tokenizer)) * shape.text_width
+    assert 2 * numbers < 79_000_000  # the rest is for settings and words
+    assert parts[0].config.scaling_factor and 2 ** (len(shape.vae_widths) - 1) == 8
+
+
+def test_words_seen_twice_become_one_token_and_any_text_comes_back(tmp_path):
+    captions = ["A smiling person, silver hair", "a smiling person with silver eyes", "once"]
+    tokenizer = write_tokenizer(tmp_path, captions, 4096)
+    assert tokenizer.tokenize("smiling silver person") == [
+        "smiling</w>",
+        "silver</w>",
+        "person</w>",
+    ]
+    assert len(tokenizer.tokenize("once")) == 4  # letters
+    for text in ("näive 头发 👩", "quite unseen words !?"):
+        ids = tokenizer(text).input_ids
+        assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(ids[1:-1]).replace(" ", "") == text.replace(" ", "")
+    words, merges = learn_words(captions, 520)
+    assert len(words) == 520 and len(merges) == 6  # 512 letters and two marks
+    assert sorted(words.values()) == list(range(520))
+
+
+def test_captions_come_from_tables_and_text_files_and_faults_are_named(pictures, tmp_path):
+    found = read_captions([pictures])
+    assert {p.path.name: p.caption for p in found}["red.png"] == "red"
+    one = torch.full((1, 3, 16, 16), 0.5)
+    write_image(tmp_path / "a.png", one)
+    with pytest.raises(AssetError, match=r"a\.png has no caption; add a line"):
+        read_captions([tmp_path])
+    (tmp_path / "a.txt").write_text("grey\n", encoding="utf-8")
+    assert read_captions([tmp_path]) == [Captioned(tmp_path / "a.png", "grey")]
+    table = tmp_path / "captions.jsonl"
+    table.write_text('{"file_name": "a.png", "text": "dull"}\n\n{"file": "a.png"}\n')
+    with pytest.raises(AssetError, match=r"line 3 of .*captions\.jsonl is not"):
+        read_captions([tmp_path])
+    table.write_text('{"file": "b.png", "caption": "lost"}\n')
+    with pytest.raises(AssetError, match=r"b\.png has a caption but is not there"):
+        read_captions([tmp_path])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AssetError, match="no pictures"):
+        read_captions([tmp_path / "empty"])
+
+
+def test_pictures_are_mirrored_only_where_words_allow_and_some_captions_are_left_out(generator):
+    texts = ["turned to the left", "Right profile", "a bright copyright person", "朝左", "plain"]
+    allowed = [Captioned(Path(), text).may_mirror for text in texts]
+    assert allowed == [False, False, True, False, True]
+    # latents say which picture and which side they are, ids which caption
+    latents = np.arange(10, dtype=np.float16).reshape(5, 2, 1, 1, 1)
+    ids = torch.arange(1, 6)[:, None]
+    known = CaptionedLatents(latents, ids, torch.tensor(allowed), torch.zeros(1, dtype=int), 2.0)
+    lesson = known.draw(4000, 0.1, generator=generator)
+    number = (lesson.latents.flatten() / 2).long()
+    row, side, word = number // 2, number % 2, lesson.ids.flatten()
+    heard = word > 0
+    assert torch.equal(word[heard], row[heard] + 1)
+    assert abs(float((~heard).float().mean()) - 0.1) < 0.02
+    for k, may in enumerate(allowed):
+        assert abs(float(side[row == k].float().mean()) - 0.5 * may) < 0.06
+
+
+def test_the_middle_square_is_kept_and_pixels_are_read_once(tmp_path):
+    wide = torch.zeros(1, 3, 8, 16)
+    wide[..., 4:12] = torch.tensor([1.0, 0.5, 0.0])[None, :, None, None]
+    middle = squared(wide, 16)
+    assert torch.allclose(middle, torch.tensor([1.0, 0.5, 0.0])[None, :, None, None], atol=1e-6)
+    write_image(tmp_path / "a.png", wide)
+    pixels = pixels_of([Captioned(tmp_path / "a.png")], 8, tmp_path)
+    assert pixels.shape == (1, 3, 8, 8) and pixels[0, :, 4, 4].tolist() == [255, 128, 0]
+    first = [path.name for path in tmp_path.glob("*.npy")]
+    pixels_of([Captioned(tmp_path / "a.png")], 8, tmp_path)
+    assert [path.name for path in tmp_path.glob("*.npy")] == first
+
+
+def test_the_judge_moves_the_autoencoder_but_its_own_weights_only_by_its_own_loss(generator):
+    torch.manual_seed(0)
+    vae, judge = portrait_vae(TINY), train_vae.Judge(8)
+    images = torch.rand(2, 3, 16, 16, generator=generator) * 2 - 1
+
+    def gradients(config):
+        vae.zero_grad()
+        judge.zero_grad()
+        loss, parts = train_vae.vae_loss(
+            vae, judge, images, config, generator=torch.Generator().manual_seed(0)
+        )
+        loss.backward()
+        return [w.grad.clone() for w in judge.parameters()], vae.decoder.conv_out.weight.grad, parts
+
+    own, moved, parts = gradients(train_vae.VaeConfig(judge=5.0))
+    same, plain, _ = gradients(train_vae.VaeConfig(judge=0.0))
+    assert all(torch.equal(a, b) for a, b in zip(own, same, strict=True))
+    assert (moved - plain).abs().max() > 1e-6 and float(parts["judge"]) > 0
+
+
+def test_an_upscaler_starts_at_bicubic_and_beats_it_on_what_it_has_seen(tmp_path, generator):
+    small = torch.rand(1, 3, 8, 8, generator=generator)
+    bicubic = torch.nn.functional.interpolate(small, scale_factor=2, mode="bicubic")
+    assert torch.equal(enlarge(Upscaler(8, 1), small), bicubic.clamp(0, 1))
+    stripes = torch.zeros(1, 3, 32, 32)
+    stripes[..., ::4] = stripes[..., 1::4] = 1
+    write_image(tmp_path / "stripes.png", stripes)
+    file = trained(train_upscaler, tmp_path, tmp_path / "run", "--steps", "80", "--batch", "1",
+                   "--size", "32", "--width", "8", "--blocks", "1", "--rate", "1e-2")  # fmt: skip
+    half = torch.nn.functional.interpolate(
+        stripes, scale_factor=0.5, mode="bicubic", antialias=True
+    ).clamp(0, 1)
+    plain = torch.nn.functional.interpolate(half, scale_factor=2, mode="bicubic").clamp(0, 1)
+    made = enlarge(load_upscaler(file), half)
+    assert (made - stripes).abs().mean() < 0.5 * (plain - stripes).abs().mean()
+
+
+def test_what_is_too_large_for_the_package_is_not_shipped(model, tmp_path):
+    check_sizes([path for path in model.rglob("*") if path.is_file()])
+    large = tmp_path / "model" / "unet" / "one.safetensors"
+    large.parent.mkdir(parents=True)
+    with open(large, "wb") as file:
+        file.truncate(16_000_000)
+    with pytest.raises(AssetError, match="files stay below 16000000"):
+        check_sizes([large])
+    parts = [large.with_name(f"{number}.safetensors") for number in range(6)]
+    for part in parts:
+        with open(part, "wb") as file:
+            file.truncate(15_000_000)
+    with pytest.raises(AssetError, match="90000000 bytes in all"):
+        check_sizes(parts)
+    with pytest.raises(AssetError, match="no model to ship"):
+        check_sizes([])
