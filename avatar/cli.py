@@ -96,7 +96,7 @@ def create(
     photos = photo or []
     if (prompt is None) == (not photos):
         raise ValueError(
-            "give a prompt in quotes (\"a cheerful woman with silver hair\") or --photo FILE, "
+            'give a prompt in quotes ("a cheerful woman with silver hair") or --photo FILE, '
             "one of them"
         )
     lines = {"--say": say, "--audio": audio, "--sing": sing}

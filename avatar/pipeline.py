@@ -85,7 +85,7 @@ def create(
         others = other_photos(photo, more, settings)
     # what is asked to be said is checked before minutes are spent on the head
     speech, voiced = None, None
-    if prompt is not None and speaks and settings.voice is None:
+    if prompt is not None and say is not None and settings.voice is None:
         settings = dataclasses.replace(settings, voice=matching_voice(source.settled.gender))
     if speaks:
         from avatar.voicing import voiced_speech

@@ -188,7 +188,10 @@ def style_use(style: str) -> tuple[ModelUse, ...]:
 
 
 def matching_voice(gender: str | None) -> str | None:
-    """The first shipped voice of a sex; None where none is shipped or none fits."""
+    """The first shipped voice of a man; None for a woman, whose voice the engine has by itself.
+
+    Also None where no voice is shipped. Conversion costs quality, so it is done only where needed.
+    """
     from assets.errors import AssetError
     from voice.shipped import shipped_voices
 
@@ -196,5 +199,6 @@ def matching_voice(gender: str | None) -> str | None:
         voices = shipped_voices()
     except (AssetError, OSError):
         return None
-    wanted = {"woman": ("female", "woman", "f"), "man": ("male", "man", "m")}.get(gender or "", ())
-    return next((v.name for v in voices if v.gender.lower() in wanted), None)
+    if gender != "man":
+        return None
+    return next((voice.name for voice in voices if voice.gender == "male"), None)

@@ -27,6 +27,8 @@ from voice.speak import SpeakConfig, speak
 from voice.speech import Speech
 from voice.voices import Voice, VoiceBook, open_book
 
+_PAUSE_DB = -50.0  # of full scale; an engine speaks at about -20
+
 
 @dataclass(frozen=True)
 class VoiceSettings:
@@ -90,9 +92,8 @@ def say_file(
     register = None
     if book is not None and voice is not None:
         with progress.stage("conversion"):
-            made = revoice_audio(
-                speech.audio, book.converter, voice, settings.effects, generator=generator
-            )
+            effects = _with_pauses(settings.effects)
+            made = revoice_audio(speech.audio, book.converter, voice, effects, generator=generator)
         models += chain(book)
         audio, register = made.audio, made.register
         progress.note(f"{voice.name}: {register.told()}")
@@ -103,7 +104,7 @@ def say_file(
     inputs = {"text": hashlib.sha256(text.encode()).hexdigest()}
     if settings.reference is not None:
         inputs["reference"] = sha256_of(settings.reference)
-    told = dataclasses.asdict(settings.effects)
+    told = dataclasses.asdict(settings.effects if voice is None else _with_pauses(settings.effects))
     SoundRecord(
         inputs=inputs,
         voice=told_voice(voice, speech.engine),
@@ -151,6 +152,8 @@ def voiced_speech(
     if book is None or voice is None:
         own = f"{speech.engine}'s own" if say is not None else "as sung" if song else "as recorded"
         return Voiced(speech, (*models, ModelUse(f"voice: {own}", "", "")))
+    if say is not None or (song is not None and is_score(song)):
+        effects = _with_pauses(effects)
     with progress.stage("voice"):
         made = revoice_audio(speech.audio, book.converter, voice, effects, generator=generator)
     if made.is_silent:
@@ -159,6 +162,16 @@ def voiced_speech(
         progress.note(f"{voice.name}: {made.register.told()}")
     speech = dataclasses.replace(speech, audio=made.audio)
     return Voiced(speech, (*models, voice_use(voice), *chain(book)))
+
+
+def _with_pauses(config: RevoiceConfig) -> RevoiceConfig:
+    """The gate shut in the pauses of what an engine speaks, unless told otherwise.
+
+    They are silent there, and a voice that was learnt from recordings would fill them with hiss.
+    """
+    if config.gate_db is not None:
+        return config
+    return dataclasses.replace(config, gate_db=_PAUSE_DB)
 
 
 def _opened(

@@ -14,6 +14,7 @@ from voice import train, train_asr, train_converter, train_f0, train_vocoder
 from voice.asr_net import BLANK, TOKENS, AsrConfig, AsrNet
 from voice.audio import SAMPLE_RATE, Audio
 from voice.corpus import Corpus, Take, write_corpus
+from voice.corpus_pitch import usual_pitch
 from voice.jdc import F0Config, F0Net
 from voice.mel import log_mel, normalised
 from voice.shipped import load_f0, load_parts, load_recogniser, load_vocoder
@@ -125,9 +126,7 @@ def test_the_vocoder_learns_and_goes_on_as_if_it_had_not_stopped(corpus, tmp_pat
 
 
 def test_what_the_vocoder_exports_makes_the_same_sound(corpus, tmp_path):
-    config = train_vocoder.VocoderTraining(
-        steps=2, batch=2, frames=48, pitch_batch=2, save_every=1
-    )
+    config = train_vocoder.VocoderTraining(steps=2, batch=2, frames=48, pitch_batch=2, save_every=1)
     net = train_vocoder.train(
         corpus, tmp_path, config, VOCOS_SIZES, export=tmp_path / "net.safetensors"
     )
@@ -144,14 +143,18 @@ def test_the_pitch_network_learns(corpus, tmp_path, generator):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         learner = train_f0.fresh(dataclasses.replace(F0_SIZES, dropout=0.0))
-    optimizer = torch.optim.AdamW(learner.parameters(), 1e-2)
+        guide = train_f0.Guide(F0_SIZES)
+    optimizer = torch.optim.AdamW([*learner.parameters(), *guide.parameters()], 1e-2)
     seen = []
+    usual_hz = torch.tensor([usual_pitch(row.numpy()) for row in batch.f0])
     for _ in range(25):
-        loss, figures = train_f0.loss_of(learner, batch.mel, batch.f0, 0.1)
+        loss, figures = train_f0.loss_of(
+            learner, guide, batch.mel, batch.f0, usual_hz, train_f0.F0Training()
+        )
         loss.backward()
         apply_gradients(optimizer, None, 5.0)
         seen.append(figures)
-    assert all(seen[-1][name] < 0.8 * seen[0][name] for name in ("pitch", "silence"))
+    assert all(seen[-1][name] < 0.8 * seen[0][name] for name in ("pitch", "silence", "guide"))
     config = train_f0.F0Training(steps=2, batch=2, frames=64, save_every=1)
     net = train_f0.train(corpus, tmp_path, config, F0_SIZES, export=tmp_path / "f0.safetensors")
     figures = train_f0.held_out_figures(net, corpus)

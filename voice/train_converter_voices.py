@@ -57,8 +57,8 @@ def fit_style_pitch(
     weight[:voices] = _VOICE_WEIGHT
     normal = design.T @ (weight * design) + 0.05 * torch.eye(design.shape[1], dtype=torch.float64)
     change = torch.linalg.solve(normal, design.T @ (weight[:, 0] * off)).float()
-    layer.weight += change[None, :-1]
-    layer.bias += change[-1:]
+    layer.weight.add_(change[None, :-1])
+    layer.bias.add_(change[-1:])
 
 
 def voices_of(averaged: dict[str, nn.Module], clips: PairedClips) -> tuple[ShippedVoice, ...]:
