@@ -94,26 +94,25 @@ def mixed(mix: Mapping[str, float]) -> Float[Tensor, " 52"]:
 def seen_square(crop: Crop, size: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of a crop's largest square that shows picture, not its continued border.
 
-    `size` is height and width of the picture. A turned crop is shown whole, as is one that has less
-    than half of its side within the picture.
+    `size` is height and width of the picture. Of squares of one size the one nearest to the middle
+    is taken; where none has half of the crop's side, all of the crop is.
     """
     side = crop.image.shape[-1]
-    whole = slice(0, side), slice(0, side)
-    if abs(float(crop.matrix[0, 1])) > 1e-3:
-        return whole
+    middles = torch.arange(side) + 0.5
+    rows, columns = torch.meshgrid(middles, middles, indexing="ij")
+    points = crop.picture_points(torch.stack([columns, rows], dim=-1))
     height, width = size
-    corners = crop.points(torch.tensor([[0.0, 0.0], [width, height]])).clamp(0, side)
-    left, top = corners.amin(0).ceil().tolist()
-    right, bottom = corners.amax(0).floor().tolist()
-    length = int(min(right - left, bottom - top))
-    if length < side // 2:
-        return whole
-
-    def placed(low: float, high: float) -> slice:
-        start = int(min(max((side - length) // 2, low), high - length))
-        return slice(start, start + length)
-
-    return placed(top, bottom), placed(left, right)
+    outside = ((points < 0) | (points > torch.tensor([width, height]))).any(dim=-1)
+    count = F.pad(outside.int().cumsum(0).cumsum(1), (1, 0, 1, 0))  # above and left of a corner
+    for length in range(side, side // 2 - 1, -1):
+        within = count[length:, length:] - count[:-length, length:]
+        within = within - count[length:, :-length] + count[:-length, :-length]
+        free = (within == 0).nonzero()
+        if len(free):
+            apart = (free - (side - length) / 2).square().sum(dim=1)
+            top, left = free[apart.argmin()].tolist()
+            return slice(top, top + length), slice(left, left + length)
+    return slice(0, side), slice(0, side)
 
 
 @torch.no_grad()

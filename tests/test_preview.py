@@ -211,5 +211,11 @@ def test_a_crop_beyond_the_picture_is_shown_without_the_continued_border():
     # rows 30 to 90 of 80: the last ten are not there
     below = crop_square(picture, torch.tensor([50.0, 60.0]), 60.0, 60)
     assert seen_square(below, (80, 100)) == (slice(0, 50), slice(5, 55))
-    turned = crop_square(picture, torch.tensor([50.0, 60.0]), 60.0, 60, 0.5)
-    assert seen_square(turned, (80, 100)) == (slice(0, 60), slice(0, 60))
+    turned = crop_square(torch.ones(1, 3, 80, 100), torch.tensor([50.0, 60.0]), 60.0, 60, 0.3)
+    rows, columns = seen_square(turned, (80, 100))
+    corners = torch.cartesian_prod(
+        torch.tensor([columns.start, columns.stop]), torch.tensor([rows.start, rows.stop])
+    )
+    found = turned.picture_points(corners.float())
+    assert (found >= -1).all() and (found <= torch.tensor([101.0, 81.0])).all()
+    assert rows.stop - rows.start == columns.stop - columns.start >= 30
