@@ -87,6 +87,7 @@ class Converter:
         Lengths stay. Y is 1, for the whole batch, or B. Sound needs a vocoder, and a generator for
         its noise. The melody follows the source; its mean moves to where the style's speaker is,
         or by `semitones`; a mel is taken to be at the wanted pitch if there is a `style_pitch`.
+        Sound may pass -1..1; `voice.revoice` levels and limits it.
         Sound of more than a minute is converted as `voice.stream.convert_long` does it, in bounded
         memory, where the vocoder can stream.
         """
