@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from assets.errors import AssetError
@@ -175,6 +175,22 @@ def rotation_from_six(six: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 3"]:
     second = six[:, 3:] - (first * six[:, 3:]).sum(1, keepdim=True) * first
     second = nn.functional.normalize(second, dim=1)
     return torch.stack([first, second, torch.linalg.cross(first, second)], dim=2)
+
+
+def settled(weights: Float[Tensor, "B 52"], sigma: Float[Tensor, " 52"]) -> Float[Tensor, "B 52"]:
+    """Weights in 0..1 of which those that their own error may have made are taken back to rest.
+
+    Each is scaled by the share of its power that is no error, as in Wiener's filter, so that large
+    ones stay and a still face stays still. Where the eyes look has no rest and is kept.
+    """
+    held = weights.clamp(0, 1)
+    power = held.square()
+    share = power / (power + sigma.square()).clamp(min=1e-9)
+    return torch.where(_gaze(weights.device), held, held * share)
+
+
+def _gaze(device: torch.device) -> Bool[Tensor, " 52"]:
+    return torch.tensor([name.startswith("eyeLook") for name in ARKIT_NAMES], device=device)
 
 
 @torch.no_grad()

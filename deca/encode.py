@@ -17,6 +17,7 @@ from deca.code_net import (
     codes_of,
     mean_answer,
     mirrored_answer,
+    settled,
 )
 from deca.codes import Codes, Crop
 from deca.crop import crop_square
@@ -94,6 +95,7 @@ def encode_box(
     crop = crop_square(image, center, CODE_VIEW * side, CODE_SIDE, roll)
     both = net(torch.cat([crop.image, crop.image.flip(-1)]))
     answer = mean_answer(both[:1], mirrored_answer(both[1:], net.flip()))
+    answer = dataclasses.replace(answer, weights=settled(answer.weights, net.weight_sigma))
     codes = codes_of(answer, flame, net.landmarks.points)
     codes = exposed(codes, crop.image, flame, skin)
     points = crop.picture_points(answer.landmarks.mean[0] * CODE_SIDE)[None]

@@ -25,6 +25,7 @@ from deca.code_net import (
     CodeConfig,
     CodeNet,
     code_flip,
+    load_code_net,
     normal_points,
     save_code_net,
 )
@@ -62,6 +63,8 @@ class CodeTraining(TrainingConfig):
     trained_share: float = 0.6  # of the rate, for layers that are trained already
     face_free: float = 0.05
     backgrounds: int = 500
+    # of the crops, beside those that come by chance: drawn faces are livelier than people's are
+    still_share: float = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +221,7 @@ def train(
     net, points = start, start.landmarks.points
     averaged = CodeNet(LandmarkNet(points, net.landmarks.config), net.config)
     flip = code_flip(flame, points, flame.n_shape)
-    crops = Crops(people, points, flip, config.seed, config.backgrounds)
+    crops = Crops(people, points, flip, config.seed, config.backgrounds, config.still_share)
     averaged.skin = net.skin
     weights, metric = point_weights(points), face_metric(flame, points, net.config.n_shape)
 
@@ -299,6 +302,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--people", type=Path, default=Path("out/coded-people"))
     parser.add_argument("--count", type=int, default=0, help="render this many first")
     parser.add_argument("--export", type=Path, help="write the averaged network here as it learns")
+    parser.add_argument("--start", type=Path, help="an encoder to go on from, as with a lower rate")
     add_run_options(parser, CodeTraining, Path("out/codes"))
 
 
@@ -311,10 +315,14 @@ def run(options: argparse.Namespace) -> None:
     people, unseen = People(options.people, slice(1, None)), People(options.people, slice(0, 1))
     config = CodeTraining(**chosen(options))
     generator = torch.Generator().manual_seed(config.seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        net = untrained(load_landmark_net(studio.flame))
-    start_at(net, people, generator=generator)
+    if options.start is not None:
+        net = load_code_net(studio.flame, options.start)
+        net.finder = None  # only crops are learnt
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            net = untrained(load_landmark_net(studio.flame))
+        start_at(net, people, generator=generator)
     net.shape_mirror.copy_(code_flip(studio.flame, net.landmarks.points, net.config.n_shape).shape)
     net.skin = skin_samples(studio.flame, studio.wardrobe.albedo, net.landmarks.verts)
     net = train(

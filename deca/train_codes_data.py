@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from assets.files import replacing
@@ -17,6 +17,7 @@ from deca.code_net import CODE_SIDE, CODE_VIEW, CodeFlip
 from deca.landmark_points import LandmarkPoints
 from deca.synth import Studio
 from deca.synth_degrade import FramingConfig, cut, degrade, framing
+from flame.arkit import ARKIT_NAMES
 from flame.light import sh_basis
 from flame.params import arkit_from_params
 from flame.rotation import axis_angle_to_matrix
@@ -28,6 +29,7 @@ _TAKES = 2  # pictures a person: many people matter more than many pictures of e
 _CODES = ("points", "shape", "weights", "root", "neck", "scale", "fov", "albedo", "light")
 # as far off as a first network's points are
 _FRAMING = FramingConfig(CODE_VIEW, close_share=1.0, close=(0.035, 0.012, 3.0))
+_STILL = 0.05  # largest weight of a face at rest
 _MILD = 0.5  # share of the crops that are as a good camera takes them
 
 
@@ -99,6 +101,12 @@ class People:
         return torch.from_numpy(np.stack(found))
 
 
+def still_faces(weights: Float[Tensor, "N 52"]) -> Bool[Tensor, " N"]:
+    """Which faces are at rest, wherever they look."""
+    gaze = torch.tensor([name.startswith("eyeLook") for name in ARKIT_NAMES])
+    return torch.as_tensor(weights[:, ~gaze].amax(1) < _STILL)
+
+
 @dataclass(frozen=True, eq=False)
 class Truth:
     """What the network should answer to crops."""
@@ -124,9 +132,16 @@ class Crops:
     """Endless training batches from rendered people."""
 
     def __init__(
-        self, people: People, points: LandmarkPoints, flip: CodeFlip, seed: int, backgrounds: int
+        self,
+        people: People,
+        points: LandmarkPoints,
+        flip: CodeFlip,
+        seed: int,
+        backgrounds: int,
+        still_share: float = 0.0,
     ) -> None:
-        self.people = people
+        self.people, self._still_share = people, still_share
+        self._still = still_faces(people.codes["weights"]).nonzero()[:, 0]
         self._points_flip, self._flip = points.flip, flip
         self._rng = np.random.default_rng(seed)
         stock = [scene.random_background(CODE_SIDE, self._rng) for _ in range(backgrounds)]
@@ -138,6 +153,10 @@ class Crops:
     ) -> tuple[Float[Tensor, "B 3 K K"], Truth]:
         """Crops and what is to be said of them."""
         index = torch.randint(len(self.people), (size,), generator=generator)
+        if self._still_share and len(self._still):
+            chosen = torch.randint(len(self._still), (size,), generator=generator)
+            is_still = torch.rand(size, generator=generator) < self._still_share
+            index = torch.where(is_still, self._still[chosen], index)
         pictures = self.people.pictures(index)
         codes = {name: values[index] for name, values in self.people.codes.items()}
         is_face = (torch.rand(size, generator=generator) >= face_free).float()
