@@ -1,5 +1,6 @@
 # make setup | demo | test | bench | lint
 # Another interpreter: make setup PYTHON=/path/to/python3.12
+# More cores: make test WORKERS=8, each takes about 2 GB
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -9,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := speech,dev,build
+WORKERS ?= 2
 PYTHON ?=
 
 help:
@@ -40,13 +42,17 @@ $(STAMP): pyproject.toml constraints.txt
 		"$$chosen" -m venv --clear $(VENV); \
 	fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]" -c constraints.txt
+	@# without what it depends on: its torchvision is 8 MB of which nothing is used
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		spandrel einops -c constraints.txt
 	@touch $(STAMP)
 
 demo: setup
 	$(BIN)/python -m avatar.demo --out out/demo
 
+# a file's tests share what they made, so files are what the workers are given
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 bench: setup
 	$(BIN)/python -m pytest tests/benchmarks -m "" -s --override-ini "python_files=bench_*.py test_*.py"

@@ -147,6 +147,7 @@ def is_finished(path: Path, recipe: Recipe) -> bool:
 def _draw(entries: Sequence[Entry], out: Path, inputs: AlbumInputs, progress: Progress) -> None:
     from avatar.controls import open_controlled
     from diffusion.adapters import use_loras
+    from diffusion.compute import memory_in_words
     from diffusion.draw import size_of
     from diffusion.from_picture import img2img
     from diffusion.from_prompt import txt2img
@@ -160,9 +161,10 @@ def _draw(entries: Sequence[Entry], out: Path, inputs: AlbumInputs, progress: Pr
     with progress.stage("draw"):
         for number, one in enumerate(entries):
             recipe = one.recipe.change(size=size_of(pipeline, one.recipe))
-            picture = (
-                txt2img(pipeline, recipe) if photo is None else img2img(pipeline, recipe, photo)
-            )
+            with memory_in_words("at one picture", "ask for a smaller --size, or --device cpu"):
+                picture = (
+                    txt2img(pipeline, recipe) if photo is None else img2img(pipeline, recipe, photo)
+                )
             write_picture(out / one.file, picture, recipe)
             progress.step(number + 1, len(entries))
 

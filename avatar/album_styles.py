@@ -24,6 +24,22 @@ PRESETS = {
     "fantasy": "fantasy portrait, ornate armour, golden light, epic",
 }
 
+ALIASES = {
+    "照片": "photo",
+    "油画": "oil painting",
+    "水彩": "watercolour",
+    "动漫": "anime",
+    "铅笔": "pencil",
+    "黏土": "clay",
+    "霓虹": "neon",
+    "漫画": "comic",
+    "文艺复兴": "renaissance",
+    "黑色电影": "film noir",
+    "波普艺术": "pop art",
+    "奇幻": "fantasy",
+    "watercolor": "watercolour",
+}
+
 
 @dataclass(frozen=True)
 class AlbumStyle:
@@ -75,4 +91,5 @@ def _style(line: str) -> AlbumStyle:
     if colon and words.strip():
         return AlbumStyle(name.strip(), words.strip())
     plain = line.strip().rstrip(":")
-    return AlbumStyle(plain, PRESETS.get(plain.lower(), plain))
+    name = ALIASES.get(plain.lower(), plain.lower())
+    return AlbumStyle(plain, PRESETS.get(name, plain))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from diffusion.outpainting import Margins
 
 
 def register(app: typer.Typer) -> None:
@@ -23,12 +20,16 @@ def portrait(
         typer.Argument(help="What to draw; (weights:1.2), [a:b:0.5], <lora:name:0.8> as in A1111."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A diffusers folder, a .safetensors file or a hub id.")
+        str | None,
+        typer.Option(help="A diffusers folder, a .safetensors file or a hub id; ours if none."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The .png or .jpg to write, or a folder.")] = Path(
         "out/portrait.png"
     ),
     negative: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    style: Annotated[
+        str | None, typer.Option(help="A style's words for the prompt: photo, oil painting, 油画.")
+    ] = None,
     sampler: Annotated[
         str | None, typer.Option(help="By A1111's name; 'DPM++ 2M Karras' if not given.")
     ] = None,
@@ -70,9 +71,60 @@ def portrait(
     controlnet: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --like, KIND=PATH or KIND:SCALE=PATH: normal, depth, canny, openpose, seg, "
-            "parts, landmarks; several at once."
+            help="PICTURE=PATH or PICTURE:SCALE=PATH; with --like, in place of PICTURE: normal, "
+            "depth, canny, openpose, seg, parts or landmarks; several at once."
         ),
+    ] = None,
+    t2i_adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="PICTURE=PATH or PICTURE:SCALE=PATH; several at once."),
+    ] = None,
+    ip_adapter: Annotated[
+        str | None, typer.Option(help="A plain IP-Adapter's file, which --ip-image goes through.")
+    ] = None,
+    ip_image: Annotated[
+        Path | None, typer.Option(help="A picture that steers like a second prompt.")
+    ] = None,
+    ip_scale: Annotated[float | None, typer.Option(help="How strongly it does; 0.6.")] = None,
+    ip_encoder: Annotated[
+        str | None, typer.Option(help="The image_encoder folder that came with the IP-Adapter.")
+    ] = None,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(help="A Textual Inversion file, or its name in --lora-dir; several at once."),
+    ] = None,
+    refiner: Annotated[
+        str | None,
+        typer.Option(help="A second model that goes on: SDXL's refiner, DeepFloyd's enlarger."),
+    ] = None,
+    variation: Annotated[
+        float | None, typer.Option(help="0..1: how far the noise moves to --variation-seed's.")
+    ] = None,
+    variation_seed: Annotated[int | None, typer.Option(help="1 if not given.")] = None,
+    toward: Annotated[
+        str | None, typer.Option(help="Another prompt: draw --frames on the way to it.")
+    ] = None,
+    toward_seed: Annotated[int | None, typer.Option(help="The noise there; --seed's.")] = None,
+    frames: Annotated[int, typer.Option(help="How many on the way, both ends among them.")] = 8,
+    fuse: Annotated[
+        Path | None, typer.Option(help="A second picture, to be one with --image.")
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="0..1: how much of the second picture; 0.5.")
+    ] = None,
+    restore: Annotated[
+        Path | None,
+        typer.Option(help="A face-restoring model's file, such as GFPGAN; for finished pictures."),
+    ] = None,
+    upscale_model: Annotated[
+        Path | None,
+        typer.Option(help="An enlarging model's file, such as ESRGAN; for finished pictures."),
+    ] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="A .png that shows the picture so far, after each step.")
+    ] = None,
+    preview_decoder: Annotated[
+        str | None, typer.Option(help="A tiny autoencoder's folder for it, such as TAESD.")
     ] = None,
     yaw: Annotated[
         float, typer.Option(help="With --like: degrees that the camera goes to the right.")
@@ -81,7 +133,8 @@ def portrait(
         Path | None, typer.Option(help="The folder that <lora:...> tags name files of.")
     ] = None,
     from_: Annotated[
-        Path | None, typer.Option("--from", help="A generated picture to make again.")
+        Path | None,
+        typer.Option("--from", help="A generated picture, or its report, to make again."),
     ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Only say whether a picture is marked as generated.")
@@ -90,18 +143,30 @@ def portrait(
         bool, typer.Option(help="The model's own checker, if it has one; recorded if off.")
     ] = True,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the model: slow to start, then faster.")
+    ] = False,
 ) -> None:
     """Draw portraits of a prompt, or over a picture, with a Stable Diffusion model."""
-    from avatar.portrait import PortraitInputs, check_picture, make_portraits, replayed
+    from avatar.portrait import check_picture, make_portraits, replayed
+    from avatar.portrait_draw import PortraitInputs
+    from avatar.portrait_extras import PortraitExtras, parse_steering
     from avatar.progress import Progress
     from diffusion.metadata import read_record
     from diffusion.recipe import Recipe
+    from diffusion.shipped_portrait import usual
 
     if check is not None:
         checked = check_picture(check)
         typer.echo("\n".join(checked.lines()))
         raise typer.Exit(0 if checked.generated else 1)
     progress = Progress(sys.stderr)
+    if style is not None:
+        from avatar.album_styles import read_styles, worded
+
+        if prompt is None:
+            raise ValueError("--style adds its words to a prompt; give one")
+        prompt = worded(prompt, read_styles(style)[0])
     given: dict[str, Any] = {
         "prompt": prompt,
         "negative": negative,
@@ -117,16 +182,19 @@ def portrait(
         "hires": hires,
         "threshold": threshold,
         "regions": None if not region else tuple(parse_region(one) for one in region),
+        "variation": variation,
+        "variation_seed": variation_seed,
+        "margins": None if extend is None else parse_margins(extend),
         "safety_checker": None if safety else False,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     only = None
     if from_ is not None:
         recipe, only = replayed(read_record(from_), changes, progress=progress)
-    elif prompt is None:
+    elif prompt is None and image is None:
         raise ValueError("no prompt was given; say what to draw, or name a picture with --from")
     else:
-        recipe = Recipe(**changes)
+        recipe = Recipe(**{"prompt": "", **usual(model), **changes})
     if cfg is not None and not 3 <= cfg <= 15:
         progress.warn(f"cfg={cfg:g} is outside 3 to 15, where pictures mostly come out well")
     for name, path in (("--mask", mask), ("--extend", extend)):
@@ -141,18 +209,42 @@ def portrait(
             raise ValueError("--like and --image both say what is drawn over; give one of them")
         controls = tuple(parse_control(one) for one in controlnet or ())
         guide = read_guide(like, controls, yaw_deg=yaw)
-    elif controlnet:
-        raise ValueError("--controlnet needs the head that steers it; add --like")
+    steering = () if like is not None else tuple(controlnet or ())
+    extras = PortraitExtras(
+        embeddings=tuple(embedding or ()),
+        controls=tuple(parse_steering(one, "--controlnet") for one in steering),
+        t2i_adapters=tuple(parse_steering(one, "--t2i-adapter") for one in t2i_adapter or ()),
+        ip_adapter=ip_adapter,
+        ip_image=ip_image,
+        ip_encoder=ip_encoder,
+        ip_scale=ip_scale,
+        refiner=refiner,
+        fuse=fuse,
+        share=share,
+        restore=restore,
+        upscale_model=upscale_model,
+        preview=preview,
+        preview_decoder=preview_decoder,
+    )
     inputs = PortraitInputs(
         model=model,
         image=image,
         mask=mask,
-        margins=None if extend is None else parse_margins(extend),
         lora_dir=lora_dir,
         device=device,
+        compiled=compiled,
         only=only,
         guide=guide,
+        extras=extras,
     )
+    if toward is not None:
+        from avatar.portrait_frames import make_frames
+        from diffusion.interpolation import way
+
+        end = recipe.change(prompt=toward, seed=recipe.seed if toward_seed is None else toward_seed)
+        for path in make_frames(way(recipe, end, frames), out, inputs, progress=progress):
+            typer.echo(path)
+        return
     for path in make_portraits(recipe, out, inputs, progress=progress):
         typer.echo(path)
 
@@ -165,15 +257,13 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def parse_margins(text: str) -> Margins:
+def parse_margins(text: str) -> tuple[int, int, int, int]:
     """The four numbers of `left,right,top,bottom`."""
-    from diffusion.outpainting import Margins
-
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 4 or not all(part.isdecimal() for part in parts):
         raise ValueError(f"--extend {text!r} is not four numbers; write left,right,top,bottom")
     left, right, top, bottom = (int(part) for part in parts)
-    return Margins(left, right, top, bottom)
+    return left, right, top, bottom
 
 
 def parse_region(text: str) -> tuple[str, tuple[float, float, float, float]]:

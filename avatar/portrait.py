@@ -6,9 +6,9 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,36 +19,26 @@ from assets.errors import AssetError
 from assets.files import replacing, sha256_of
 from assets.image import read_image
 from assets.store import PACKAGE
+from avatar.portrait_draw import (
+    PortraitInputs,
+    drawn_in_memory,
+    open_pipeline,
+    record_in_json,
+    takes_prompts,
+)
+from avatar.portrait_extras import check_extras
 from avatar.progress import Progress
 from avatar.sheet import Panel, SheetConfig, lay_out
 from diffusion.fingerprint import model_hash
 from diffusion.mark import THRESHOLD, MarkReading, read_mark
 from diffusion.metadata import Record
-from diffusion.recipe import Recipe, to_json
+from diffusion.recipe import Extra, Recipe, to_json
+from diffusion.shipped_portrait import FOLDER, SAID, enlarged, fitted, is_installed, is_shipped
 from diffusion.write import says_generated, write_picture
-
-if TYPE_CHECKING:
-    from avatar.portrait_like import HeadGuide
-    from diffusion.outpainting import Margins
 
 log = logging.getLogger(__name__)
 
 PICTURES = (".png", ".jpg", ".jpeg")
-_SMALLEST = 16  # px a side of a picture that is drawn over
-
-
-@dataclass(frozen=True)
-class PortraitInputs:
-    """What goes in beside the recipe."""
-
-    model: Path | str | None = None  # None is the recipe's, else the shipped one
-    image: Path | None = None
-    mask: Path | None = None
-    margins: Margins | None = None
-    lora_dir: Path | None = None
-    device: str = "auto"
-    only: int | None = None  # of the batch, the one picture that is written
-    guide: HeadGuide | None = None  # the head that the pictures are of
 
 
 @dataclass(frozen=True)
@@ -87,25 +77,38 @@ def make_portraits(
     """
     progress = progress or Progress()
     start = time.perf_counter()
-    source = _model(recipe, inputs)
     names = _names(out, recipe.batch)
-    recipe = recipe.change(model=_model_name(source), model_hash=model_hash(source))
-    recipe = _with_checksums(recipe, inputs)
-    with progress.stage("opening the model"):
-        pipeline = _opened(source, recipe, inputs)
-    if recipe.size is None and inputs.image is None and _takes_prompts(pipeline):
-        from diffusion.draw import size_of
+    recipe, inputs = prepared(recipe, inputs)
+    model: dict[str, Any] = {}
+    if _is_finishing_only(recipe, inputs) and inputs.image is not None:
+        recipe = recipe.change(kind="restore", batch=1, model="", model_hash="")
+        pictures = read_image(inputs.image, min_side=1)
+    else:
+        recipe, source = chosen_model(recipe, inputs)
+        with progress.stage("opening the model"):
+            pipeline = open_pipeline(source, recipe, inputs, progress)
+        if is_shipped(source):
+            recipe = fitted(recipe)
+        elif recipe.size is None and inputs.image is None and takes_prompts(pipeline):
+            from diffusion.draw import size_of
 
-        recipe = recipe.change(size=size_of(pipeline, recipe))
-    with progress.stage("drawing"):
-        recipe, pictures = _drawn(pipeline, recipe, inputs, progress)
+            recipe = recipe.change(size=size_of(pipeline, recipe))
+        with progress.stage("drawing"):
+            recipe, pictures = drawn_in_memory(pipeline, recipe, inputs, progress)
+        model = record_in_json(pipeline)
+        if is_shipped(source):
+            pictures = enlarged(pictures)
+            model["enlarged"] = SAID
+    if inputs.extras.finishes:
+        with progress.stage("restoring and enlarging"):
+            pictures = inputs.extras.finished(pictures, progress)
     chosen = range(recipe.batch) if inputs.only is None else [inputs.only]
     written = [
         write_picture(names.picture(k), pictures[k : k + 1], recipe, index=k) for k in chosen
     ]
     report: dict[str, Any] = {
         "recipe": to_json(recipe),
-        "model": vars(_record(pipeline)),
+        "model": model,
         "seconds": round(time.perf_counter() - start, 3),
         "pictures": [
             {"file": path.name, "seed": recipe.seed + k, "sha256": sha256_of(path)}
@@ -124,6 +127,28 @@ def make_portraits(
     with replacing(names.report) as path:
         path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return [*written, names.report]
+
+
+def prepared(recipe: Recipe, inputs: PortraitInputs) -> tuple[Recipe, PortraitInputs]:
+    """The recipe with the checksums of all that goes in, and the inputs with what it remembers.
+
+    Raises ValueError if the recipe was made with something that is not given.
+    """
+    inputs = replace(inputs, extras=inputs.extras.completed(recipe))
+    extras = inputs.extras.records(inputs.lora_dir)
+    if (guide := inputs.guide) is not None:
+        extras += (Extra("head", f"{guide.source}, --yaw {guide.yaw_deg:g}"),)
+        extras += tuple(
+            Extra("controlnet", str(one.source), "", one.scale) for one in guide.controls
+        )
+    check_extras(recipe.extras, extras)
+    return _with_checksums(recipe.change(extras=extras), inputs), inputs
+
+
+def chosen_model(recipe: Recipe, inputs: PortraitInputs) -> tuple[Recipe, Path | str]:
+    """The model that a recipe is drawn with, and the recipe that names it."""
+    source = _model(recipe, inputs)
+    return recipe.change(model=_model_name(source), model_hash=model_hash(source)), source
 
 
 def replayed(
@@ -174,7 +199,7 @@ def _names(out: Path, batch: int) -> _Names:
 def _model(recipe: Recipe, inputs: PortraitInputs) -> Path | str:
     if inputs.model is not None:
         return inputs.model
-    shipped = PACKAGE / "portrait"
+    shipped = PACKAGE / FOLDER
     if recipe.model and recipe.model != shipped.name:
         if Path(recipe.model).exists():
             return Path(recipe.model)
@@ -182,7 +207,7 @@ def _model(recipe: Recipe, inputs: PortraitInputs) -> Path | str:
             f"the picture was made by the model {recipe.model!r}, which is not there; "
             "name its folder or file with --model"
         )
-    if (shipped / "model_index.json").is_file():
+    if is_installed():
         return shipped
     raise AssetError(
         "no portrait model is installed; fetch one, such as with `hf download "
@@ -192,8 +217,7 @@ def _model(recipe: Recipe, inputs: PortraitInputs) -> Path | str:
 
 
 def _model_name(source: Path | str) -> str:
-    path = Path(source)
-    return path.name if path == PACKAGE / "portrait" else str(source)
+    return FOLDER if is_shipped(source) else str(source)
 
 
 def _with_checksums(recipe: Recipe, inputs: PortraitInputs) -> Recipe:
@@ -214,66 +238,9 @@ def _with_checksums(recipe: Recipe, inputs: PortraitInputs) -> Recipe:
     return recipe.change(**changes)
 
 
-def _opened(source: Path | str, recipe: Recipe, inputs: PortraitInputs) -> Any:
-    from diffusion.adapters import use_loras
-    from diffusion.compute import choose_device, choose_dtype, place
-    from diffusion.load import load_pipeline
-
-    dtype = choose_dtype(choose_device(inputs.device))
-    safety = "on" if recipe.safety_checker else "off"
-    nets = () if inputs.guide is None else tuple(one.source for one in inputs.guide.controls)
-    pipeline = load_pipeline(source, dtype=dtype, safety=safety, controlnets=nets)
-    if recipe.all_loras():
-        use_loras(pipeline, list(recipe.all_loras()), inputs.lora_dir)
-    place(pipeline, inputs.device)
-    return pipeline
-
-
-def _takes_prompts(pipeline: Any) -> bool:
-    return getattr(pipeline, "text_encoder", None) is not None
-
-
-def _record(pipeline: Any) -> Any:
-    from diffusion.record import record_of
-
-    return record_of(pipeline)
-
-
-def _drawn(
-    pipeline: Any, recipe: Recipe, inputs: PortraitInputs, progress: Progress
-) -> tuple[Recipe, Float[Tensor, "B 3 H W"]]:
-    """The pictures, and the recipe saying which way they were made."""
-    import diffusion
-
-    def on_step(step: int, total: int, latents: Tensor) -> None:
-        progress.step(step, total)
-
-    if inputs.guide is not None:
-        return inputs.guide.draw(pipeline, recipe, on_step)
-    image = None if inputs.image is None else read_image(inputs.image, min_side=_SMALLEST)
-    if not _takes_prompts(pipeline):
-        if getattr(pipeline, "transformer", None) is not None:
-            recipe = recipe.change(kind="class")
-            label = recipe.prompt.strip()
-            number = int(label) if label.isdecimal() else label
-            return recipe, diffusion.class_conditional(pipeline, recipe, number)
-        recipe = recipe.change(kind="unconditional")
-        return recipe, diffusion.unconditional(pipeline, recipe)
-    if image is None:
-        recipe = recipe.change(kind="txt2img")
-        return recipe, diffusion.txt2img(pipeline, recipe, on_step=on_step)
-    if inputs.margins is not None:
-        recipe = recipe.change(kind="outpaint")
-        return recipe, diffusion.outpaint(pipeline, recipe, image, inputs.margins, on_step=on_step)
-    if inputs.mask is not None:
-        recipe = recipe.change(kind="inpaint")
-        mask = read_image(inputs.mask, min_side=1).mean(dim=1, keepdim=True)
-        return recipe, diffusion.inpaint(pipeline, recipe, image, mask, on_step=on_step)
-    if recipe.hires > 1 or "Upscale" in type(pipeline).__name__:
-        recipe = recipe.change(kind="upscale", batch=1)
-        return recipe, diffusion.upscale(pipeline, recipe, image, on_step=on_step)
-    recipe = recipe.change(kind="img2img")
-    return recipe, diffusion.img2img(pipeline, recipe, image, on_step=on_step)
+def _is_finishing_only(recipe: Recipe, inputs: PortraitInputs) -> bool:
+    """Whether a given picture only goes through the finishing models, and nothing is drawn."""
+    return inputs.extras.finishes and not recipe.prompt.strip() and inputs.model is None
 
 
 def _sheet(pictures: Float[Tensor, "B 3 H W"], recipe: Recipe) -> Float[Tensor, "1 3 h w"]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
@@ -23,6 +25,7 @@ _FAILURES = (KeyError, RuntimeError, ValueError, TypeError, AttributeError, Inde
 _KEYS_FROM_TEXT = re.compile(
     r"attn2[._]to_[kv]\.(?:lora_down|lora_A|lora\.down)(?:\.\w+)?\.weight$"
 )
+_SHOWN = "_shown_picture"
 _FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL", 1280: "the SDXL refiner"}
 
 
@@ -184,10 +187,34 @@ def scale_ip_adapter(pipeline: Pipeline, scale: float) -> None:
     add_to_record(pipeline, ip_adapters=((name, float(scale)),))
 
 
+def show_ip_adapter(pipeline: Pipeline, image: Float[Tensor, "1 3 H W"]) -> None:
+    """Let the IP-Adapter see this picture in all that is drawn from now on."""
+    if not record_of(pipeline).ip_adapters:
+        raise ValueError("no IP-Adapter was added; call add_ip_adapter first")
+    if pipeline.image_encoder is None:
+        raise ValueError(
+            "the model has no CLIP image encoder to see the picture with; give the folder of the "
+            "one that came with the IP-Adapter"
+        )
+    texels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8)
+    seen: Tensor = pipeline.feature_extractor(images=[texels], return_tensors="pt").pixel_values
+    # the network is shared by the pipelines of all tasks
+    pipeline.unet.__dict__[_SHOWN] = seen
+
+
+def shown_to_ip_adapter(pipeline: Pipeline) -> Float[Tensor, "1 3 K K"] | None:
+    """The picture of `show_ip_adapter` as the image encoder takes it; None where there is none."""
+    if not record_of(pipeline).ip_adapters:
+        return None
+    found: Tensor | None = pipeline.unet.__dict__.get(_SHOWN)
+    return found
+
+
 def remove_ip_adapter(pipeline: Pipeline) -> None:
     """Take the IP-Adapter off; the model then is as it was before."""
     if record_of(pipeline).ip_adapters:
         _unload_ip_adapter(pipeline)
+        pipeline.unet.__dict__.pop(_SHOWN, None)
         add_to_record(pipeline, ip_adapters=())
 
 

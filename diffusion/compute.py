@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -194,6 +195,23 @@ def in_batches(draw: Draw, count: int, batch: int) -> Float[Tensor, "N 3 H W"]:
             )
         batch, may_halve = max(1, batch // 2), False
     return torch.cat(drawn)
+
+
+@contextmanager
+def memory_in_words(doing: str, help_with: str) -> Iterator[None]:
+    """Raise OutOfMemory, which says at what and what would help, where memory runs out inside."""
+    failed = False
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failed = True
+        # the error's traceback holds every tensor that filled memory, so it is not kept
+    if failed:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise OutOfMemory(f"memory ran out {doing}; {help_with}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -135,6 +135,17 @@ class Conductor:
             said["add_text_embeds"] = self._as_batch(values["add_text_embeds"], "pooled")
         return said
 
+    def after_old_step(self, index: int, timestep: Any, latents: Tensor) -> None:
+        """diffusers' older callback, which hands nothing on: the UNet itself is told what is next.
+
+        It counts whole steps.
+        """
+        total = self._score[-1].last
+        if self._on_step is not None:
+            self._on_step(min(index + 1, total), total, latents)
+        step = min(index + 2, total)
+        self._cue = next(cue for cue in self._score if step <= cue.last)
+
     def _as_batch(self, old: Tensor, name: str) -> Tensor:
         """The cue's embeddings in the batch that the pipeline made of the first one's."""
         voice = getattr(self._cue.voices[0].embeds, name)
@@ -148,9 +159,12 @@ class Conductor:
         return batch
 
     @contextmanager
-    def at(self, unet: torch.nn.Module) -> Iterator[None]:
-        """While it lasts, the UNet mixes the voices of each cue, and rescales guidance."""
-        alone = all(
+    def at(self, unet: torch.nn.Module, *, tells: bool = True) -> Iterator[None]:
+        """While it lasts, the UNet mixes the voices of each cue, and rescales guidance.
+
+        `tells` is whether the pipeline hands later cues on to the UNet, else that is done here.
+        """
+        alone = (tells or len(self._score) == 1) and all(
             len(cue.voices) == 1 and cue.voices[0].where is None and cue.voices[0].weight == 1
             for cue in self._score
         )

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffusion.conduct import Cue, Score, Voice
+from diffusion.conduct import Cue, OnStep, Score, Voice
 from diffusion.draw import draw, score_of, size_of, start_noise
 from diffusion.from_picture import img2img, pad_to
-from diffusion.prompt_embeds import Embeds, lengthen
-from diffusion.recipe import Recipe
+from diffusion.prompt_embeds import Embeds, lengthen, takes_weights
+from diffusion.recipe import Recipe, Toward
 from diffusion.record import Pipeline
 
 _PARALLEL = 0.9995  # cosine above which the sphere is as good as flat
@@ -41,35 +41,66 @@ def slerp(
 def interpolate(
     pipeline: Pipeline, first: Recipe, last: Recipe, count: int
 ) -> list[Float[Tensor, "1 3 H W"]]:
-    """`count` pictures on the way from one recipe to another; both ends are their own pictures.
+    """`count` pictures on the way from one recipe to another; both ends are their own pictures."""
+    return [draw_between(pipeline, recipe) for recipe in way(first, last, count)]
 
-    The start noise and each text vector move along the sphere. Only prompts, seeds and cfg may
-    differ: noise and steps of other sizes have no middle.
+
+def way(first: Recipe, last: Recipe, count: int) -> list[Recipe]:
+    """The recipes of `count` pictures on the way from one to another, each to be drawn by itself.
+
+    Only prompts, seeds and cfg may differ: noise and steps of other sizes have no middle.
     """
     if count < 2:
         raise ValueError(f"count={count} must be at least 2, the two ends")
-    for name in ("size", "sampler", "steps", "clip_skip"):
+    for name in ("size", "sampler", "steps", "clip_skip", "rescale", "threshold"):
         if getattr(first, name) != getattr(last, name):
             raise ValueError(
                 f"{name} is {getattr(first, name)} at one end and {getattr(last, name)} at the "
                 "other; make them equal"
             )
-    ends = [recipe.needs_words().change(batch=1) for recipe in (first, last)]
-    noises = [start_noise(pipeline, recipe) for recipe in ends]
-    scores = [score_of(pipeline, recipe, steps=recipe.steps) for recipe in ends]
-    width, height = size_of(pipeline, first)
-    frames = []
-    for index in range(count):
-        t = index / (count - 1)
-        recipe = ends[0].change(cfg=(1 - t) * first.cfg + t * last.cfg)
-        score = {0.0: scores[0], 1.0: scores[1]}.get(t) or between(
-            pipeline, scores[0], scores[1], t
+    if sorted(first.all_loras()) != sorted(last.all_loras()):
+        raise ValueError("both ends must have the same LoRAs; write the same tags into both")
+    start = first.needs_words().change(batch=1, kind="interpolate")
+    end = last.needs_words()
+    return [
+        start.change(toward=Toward(end.prompt, k / (count - 1), end.negative, end.seed, end.cfg))
+        for k in range(count)
+    ]
+
+
+def draw_between(
+    pipeline: Pipeline, recipe: Recipe, *, on_step: OnStep | None = None
+) -> Float[Tensor, "1 3 H W"]:
+    """The picture of a recipe that lies on the way to another, which `toward` names.
+
+    The start noise and each text vector move along the sphere, and cfg along the line.
+    """
+    if recipe.toward is None:
+        raise ValueError("the recipe names no other end; make it with way()")
+    if not takes_weights(pipeline):
+        raise ValueError(
+            f"{type(pipeline).__name__} cannot draw what lies between two prompts; use SD 1.x, "
+            "2.x or SDXL"
         )
-        frames.append(
-            draw(pipeline, ends[1] if t == 1 else recipe, "txt2img", score=score,
-                 latents=slerp(noises[0], noises[1], t), width=width, height=height)
-        )  # fmt: skip
-    return frames
+    share = recipe.toward.share
+    first, last = recipe.change(toward=None, batch=1), recipe.other_end().change(batch=1)
+    noises = [start_noise(pipeline, end) for end in (first, last)]
+    scores = [score_of(pipeline, end, steps=end.steps) for end in (first, last)]
+    score = {0.0: scores[0], 1.0: scores[1]}.get(share) or between(
+        pipeline, scores[0], scores[1], share
+    )
+    cfg = last.cfg if share == 1 else (1 - share) * first.cfg + share * last.cfg
+    width, height = size_of(pipeline, first)
+    return draw(
+        pipeline,
+        (last if share == 1 else first).change(cfg=cfg),
+        "txt2img",
+        score=score,
+        latents=slerp(noises[0], noises[1], share),
+        on_step=on_step,
+        width=width,
+        height=height,
+    )
 
 
 def between(pipeline: Pipeline, first: Score, last: Score, t: float) -> Score:
@@ -104,11 +135,15 @@ def fuse(
     first: Float[Tensor, "1 3 H W"],
     second: Float[Tensor, "1 3 h w"],
     t: float,
+    *,
+    on_step: OnStep | None = None,
 ) -> Float[Tensor, "1 3 H W"]:
     """One picture out of two, `t` of the way: their latents meet on the sphere and are drawn over.
 
     With the recipe's strength 0 it is what the autoencoder makes of the mixed latents.
     """
+    if not 0 <= t <= 1:
+        raise ValueError(f"t={t} of the way must be from 0 to 1")
     if first.shape != second.shape:
         raise ValueError(
             f"pictures of {tuple(first.shape)} and {tuple(second.shape)} cannot be fused; "
@@ -125,4 +160,4 @@ def fuse(
     middle: Tensor = (met.float().cpu() / 2 + 0.5).clamp(0, 1)[..., :height, :width]
     if int(recipe.steps * recipe.strength) == 0:
         return middle
-    return img2img(pipeline, recipe.change(batch=1, size=None), middle)
+    return img2img(pipeline, recipe.change(batch=1, size=None), middle, on_step=on_step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from diffusion.quiet import in_one_line, loading
 from diffusion.record import ModelRecord, Pipeline, add_to_record, record_of
 from diffusion.safety import set_safety
 from diffusion.single_file import open_single_file, read_contents
+from diffusion.t2i_file import adapter_of_file
 
 TASKS: dict[str, Any] = {
     "txt2img": AutoPipelineForText2Image,
@@ -124,7 +125,7 @@ def as_task(pipeline: Pipeline, task: str) -> Pipeline:
         if parts["text_encoder"] is None and parts.get("text_encoder_2") is not None:
             raise ValueError(
                 f"{record_of(pipeline).source or name} is a refiner, which needs a picture to "
-                "start from; make one with the base model and use draw_refined"
+                "start from; make one with the base model and name this one with --refiner"
             )
     try:
         other = TASKS[task].from_pipe(pipeline)
@@ -142,7 +143,7 @@ def add_controlnets(pipeline: Pipeline, sources: Sequence[Path | str]) -> Pipeli
     Each source is a diffusers folder, a hub id in the cache, or one file with diffusers' or the
     original key names, which then has to be of the model's own shape.
     """
-    nets = [_load_part(source, lambda path: _open_controlnet(path, pipeline)) for source in sources]
+    nets = [open_part(source, lambda path: _open_controlnet(path, pipeline)) for source in sources]
     task = next((t for t, auto in TASKS.items() if _same_class(auto, pipeline)), "txt2img")
     try:
         other = TASKS[task].from_pipe(pipeline, controlnet=nets[0] if len(nets) == 1 else nets)
@@ -158,17 +159,26 @@ def add_controlnets(pipeline: Pipeline, sources: Sequence[Path | str]) -> Pipeli
 
 
 def add_t2i_adapters(pipeline: Pipeline, sources: Sequence[Path | str]) -> Pipeline:
-    """A pipeline of the same model that is also steered by one picture for each T2I-Adapter."""
+    """A pipeline of the same model that is also steered by one picture for each T2I-Adapter.
+
+    Each source is a diffusers folder, a hub id in the cache, or one file of a full adapter, with
+    diffusers' or the original key names.
+    """
     name = type(pipeline).__name__
     if name not in _ADAPTER_PIPELINES:
         raise ValueError(f"{name} takes no T2I-Adapter; use a txt2img model of SD 1.x or SDXL")
 
     def opened(path: Path) -> Any:
+        if path.is_file():
+            return adapter_of_file(path, pipeline).to(pipeline.dtype)
+        named = read_settings(path / "config.json").get("_class_name")
+        if named != "T2IAdapter":
+            raise AssetError(f"{path} is of {str(named)[:60]!r}, which is no T2I-Adapter")
         return T2IAdapter.from_pretrained(
             path, dtype=pipeline.dtype, use_safetensors=True, local_files_only=True
         )
 
-    adapters = [_load_part(source, opened) for source in sources]
+    adapters = [open_part(source, opened).eval() for source in sources]
     kind = getattr(diffusers, _ADAPTER_PIPELINES[name])
     settings = {k: v for k, v in pipeline.config.items() if k.startswith(("requires", "force"))}
     adapter = adapters[0] if len(adapters) == 1 else MultiAdapter(adapters)
@@ -214,7 +224,7 @@ def _check_filled(pipeline: Pipeline, source: Path | str) -> None:
                 )
 
 
-def _load_part(source: Path | str, opened: Any) -> Any:
+def open_part(source: Path | str, opened: Callable[[Path], Any]) -> Any:
     """An added network by its opener, with every failure as one sentence."""
     path = Path(source)
     try:

@@ -35,6 +35,9 @@ _NUMBERS = {
     "Dynamic thresholding percentile": ("threshold", float),
 }
 
+# What finished pictures went through, by the web UI's names.
+_EXTRAS = {"restore": "Face restoration", "upscale-model": "Postprocess upscaler"}
+
 
 @dataclass(frozen=True)
 class Record:
@@ -58,10 +61,14 @@ def texts(recipe: Recipe, index: int) -> dict[str, str]:
 def read_record(path: Path) -> Record:
     """How the picture of a file was made, from our own text or else from the web UI's.
 
-    A picture that says nothing of it is an AssetError.
+    A .json file is a report of ours, or a recipe's settings by name. What says nothing of it is an
+    AssetError.
     """
-    found = _texts_of(Path(path))
+    path = Path(path)
+    found = {} if path.suffix.lower() == ".json" else _texts_of(path)
     try:
+        if path.suffix.lower() == ".json":
+            return _of_json(path)
         if RECIPE_KEY in found:
             return _own(found[RECIPE_KEY])
         if PARAMETERS_KEY in found:
@@ -106,6 +113,9 @@ def write_parameters(recipe: Recipe, index: int = 0) -> str:
         values["CFG Rescale phi"] = f"{recipe.rescale:g}"
     if recipe.threshold is not None:
         values["Dynamic thresholding percentile"] = f"{recipe.threshold:g}"
+    for extra in recipe.extras:
+        if extra.kind in _EXTRAS:
+            values[_EXTRAS[extra.kind]] = extra.name
     if recipe.batch > 1:
         values |= {"Batch size": recipe.batch, "Batch pos": index}
     lines = [recipe.prompt + tags]
@@ -149,6 +159,19 @@ def read_parameters(text: str) -> Record:
     if index:  # the seeds there are those of each picture
         given["seed"] = max(0, int(str(given.get("seed", 0))) - index)
     return Record(from_json(given), index, rest, exact=False)
+
+
+def _of_json(path: Path) -> Record:
+    if not path.is_file():
+        raise AssetError(f"{path} is not there; give a recipe's or report's file")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON ({error})") from error
+    inner = stored.get("recipe", stored) if isinstance(stored, dict) else None
+    if not isinstance(inner, dict):
+        raise ValueError("it holds no recipe")
+    return Record(from_json(inner))
 
 
 def _own(text: str) -> Record:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from assets.errors import AssetError
+from diffusion.folders import read_settings
 from diffusion.record import Pipeline
 
 OnStep: TypeAlias = Callable[["Step"], None]
@@ -79,17 +83,60 @@ def tiny_decoder(taesd: Any) -> Decoder:
     return decode
 
 
+def load_tiny_decoder(source: Path | str) -> Decoder:
+    """Previews by the AutoencoderTiny of a folder, or of a hub id in the cache, such as TAESD."""
+    from diffusers import AutoencoderTiny
+
+    from diffusion.load import open_part
+
+    def opened(path: Path) -> Any:
+        if path.is_file():
+            raise AssetError(f"{path} is a file; give the diffusers folder of a tiny autoencoder")
+        named = read_settings(path / "config.json").get("_class_name")
+        if named != "AutoencoderTiny":
+            raise AssetError(f"{path} is of {str(named)[:60]!r}, which is no AutoencoderTiny")
+        return AutoencoderTiny.from_pretrained(path, use_safetensors=True, local_files_only=True)
+
+    return tiny_decoder(open_part(source, opened).eval())
+
+
+def latent_picture(
+    pipeline: Pipeline, latents: Tensor, size: tuple[int, int] | None = None
+) -> Float[Tensor, "B C h w"] | None:
+    """Latents as the decoder takes them, also FLUX's, which are packed by fours into a row.
+
+    `size` is that of the picture, width and height; without one, packed latents are taken for a
+    square's. None for what is no picture.
+    """
+    if latents.ndim == 4:
+        return latents
+    vae = getattr(pipeline, "vae", None)
+    if latents.ndim != 3 or vae is None or latents.shape[-1] % 4:
+        return None
+    count, channels = latents.shape[1], latents.shape[2] // 4
+    if size is None:
+        wide = high = math.isqrt(count)
+    else:
+        wide, high = (side // (2 * pipeline.vae_scale_factor) for side in size)
+    if wide * high != count or channels != vae.config.latent_channels:
+        return None
+    quads = latents.reshape(-1, high, wide, channels, 2, 2)
+    return quads.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, 2 * high, 2 * wide)
+
+
 def step_arguments(
     pipeline: Pipeline,
     *,
     on_step: OnStep | None = None,
     decoder: Decoder | None = None,
+    size: tuple[int, int] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Arguments for a call of the pipeline: `on_step` hears of every step, and it can be stopped.
 
     `is_cancelled` is asked after each step; when it says yes, the call raises Cancelled. `decoder`
-    makes the steps' pictures, e.g. `fit_linear_decoder(...)`.
+    makes the steps' pictures, e.g. `fit_linear_decoder(...)`; FLUX needs `size`, width and height,
+    for pictures that are not square.
     """
     done = 0
 
@@ -100,10 +147,9 @@ def step_arguments(
             pipeline.maybe_free_model_hooks()  # networks go back to where they wait
             raise Cancelled(f"stopped after step {done}")
         if on_step is not None:
-            # the packed latents of FLUX are no picture
-            seen = decoder is not None and latents is not None and latents.ndim == 4
-            picture = decoder(latents).cpu() if seen and decoder and latents is not None else None
-            on_step(Step(done, float(timestep), picture))
+            ready = None if latents is None else latent_picture(pipeline, latents, size)
+            seen = None if decoder is None or ready is None else decoder(ready).cpu()
+            on_step(Step(done, float(timestep), seen))
 
     def at_end(_: Pipeline, number: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         heard(timestep, values.get("latents"))

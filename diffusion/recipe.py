@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from diffusion.prompt import read_prompt
 
@@ -22,10 +22,32 @@ KINDS = (
     "regional",
     "unconditional",
     "class",
+    "reimagine",
+    "restore",
 )
 
-
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, 0..1 of the picture
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Something besides the model that went into a picture, such as an adapter or a condition."""
+
+    kind: str  # what it is, and the option that gives it
+    name: str
+    sha256: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Toward:
+    """The recipe at the other end of a way, and how far toward it a picture lies, 0..1."""
+
+    prompt: str
+    share: float
+    negative: str = ""
+    seed: int = 0
+    cfg: float = 7.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +82,9 @@ class Recipe:
     model_hash: str = ""
     image_sha256: str = ""
     mask_sha256: str = ""
+    margins: tuple[int, int, int, int] | None = None  # left, right, top, bottom, px added
+    toward: Toward | None = None
+    extras: tuple[Extra, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative"):
@@ -90,6 +115,10 @@ class Recipe:
                 )
         if self.kind not in KINDS:
             raise ValueError(f"kind={self.kind!r} is none of {', '.join(KINDS)}")
+        if self.toward is not None:
+            if not 0 <= self.toward.share <= 1:
+                raise ValueError(f"share={self.toward.share} of the way must be from 0 to 1")
+            self.other_end()
 
     def needs_words(self) -> Recipe:
         """Itself, for what cannot be made without a prompt."""
@@ -101,10 +130,22 @@ class Recipe:
         """A copy with some settings changed."""
         return replace(self, **changes)
 
+    def other_end(self) -> Recipe:
+        """The recipe that `toward` names; itself where it names none."""
+        if self.toward is None:
+            return self
+        end = self.toward
+        return self.change(
+            prompt=end.prompt, negative=end.negative, seed=end.seed, cfg=end.cfg, toward=None
+        )
+
     def all_loras(self) -> tuple[tuple[str, float], ...]:
         """The LoRAs given beside the prompt and in it."""
         tags = ((tag.name, tag.weight) for tag in read_prompt(self.prompt).loras)
         return (*self.loras, *tags)
+
+
+_Part = TypeVar("_Part", Extra, Toward)
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
@@ -130,6 +171,12 @@ def from_json(stored: Mapping[str, Any]) -> Recipe:
             values[name] = tuple(_lora(one) for one in value)
         elif name == "regions":
             values[name] = tuple(_region(one) for one in value)
+        elif name == "margins" and value is not None:
+            values[name] = _four(value)
+        elif name == "toward" and value is not None:
+            values[name] = _part(Toward, value, "other end")
+        elif name == "extras":
+            values[name] = tuple(_part(Extra, one, "extra") for one in value)
         elif _fits(value, wanted):
             is_number = wanted.startswith("float") and value is not None
             values[name] = float(value) if is_number else value
@@ -166,6 +213,29 @@ def _lora(value: object) -> tuple[str, float]:
         if isinstance(name, str) and _fits(weight, "float"):
             return name, float(weight)
     raise ValueError(f"the recipe's LoRA {value!r} is not a name and a weight")
+
+
+def _four(value: object) -> tuple[int, int, int, int]:
+    if isinstance(value, (list, tuple)) and len(value) == 4:
+        left, right, top, bottom = value
+        if all(_fits(side, "int") for side in value):
+            return left, right, top, bottom
+    raise ValueError(f"the recipe's margins are {value!r}, which are not four whole numbers")
+
+
+def _part(kind: type[_Part], value: object, called: str) -> _Part:
+    """One of the records inside a recipe, of its fields by name."""
+    known = {each.name: str(each.type) for each in fields(kind)}
+    if (
+        not isinstance(value, Mapping)
+        or set(value) - set(known)
+        or not all(_fits(one, known[name]) for name, one in value.items())
+    ):
+        raise ValueError(f"the recipe's {called} is {value!r}, which is none")
+    try:
+        return kind(**value)
+    except TypeError as error:
+        raise ValueError(f"the recipe's {called} is {value!r}, which lacks something") from error
 
 
 def _region(value: object) -> tuple[str, Box]:

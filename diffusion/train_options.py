@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffusion.train_run import RunConfig
 
 _NAMES = {"rate": "learning_rate"}
-_GIVEN = ("steps", "batch", "rate", "accumulate", "seed", "save_every")
+_GIVEN = ("steps", "batch", "rate", "descent", "accumulate", "seed", "save_every")
 
 
 def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
@@ -24,6 +24,7 @@ def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     add("--steps", type=int, default=defaults["steps"])
     add("--batch", type=int, default=defaults["batch"])
     add("--rate", type=float, default=defaults["rate"], help="learning rate")
+    add("--descent", choices=("adam", "muon"), default="adam", help="muon takes fewer steps")
     add("--accumulate", type=int, default=1, help="batches for one step")
     add("--seed", type=int, default=0)
     add("--save-every", type=int, default=defaults["save_every"], help="steps")

@@ -25,7 +25,8 @@ from assets.image import read_image
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-_SIDED = re.compile(r"\b(left|right)|左|右", re.IGNORECASE)
+_SIDED = re.compile(r"\b(left|right)\b|左|右", re.IGNORECASE)
+_OTHER_SIDE = {"left": "right", "right": "left", "左": "右", "右": "左"}
 _LEAST_SIDE = 8  # pixels of a picture
 
 
@@ -35,11 +36,17 @@ class Captioned:
 
     path: Path
     caption: str | None = None
+    captions: tuple[str, ...] = ()  # where there are several ways of saying it, that one first
 
-    @property
-    def may_mirror(self) -> bool:
-        """Whether the caption is as true of the mirrored picture."""
-        return self.caption is None or not _SIDED.search(self.caption)
+    def said(self, number: int) -> str:
+        """One of the captions, by any number."""
+        known = self.captions or (str(self.caption),)
+        return known[number % len(known)]
+
+
+def mirrored(caption: str) -> str:
+    """The words of the mirrored picture: left and right change places."""
+    return _SIDED.sub(lambda found: _OTHER_SIDE[found.group().lower()], caption)
 
 
 def list_pictures(folder: Path, *, least: int = 1) -> list[Path]:
@@ -58,25 +65,27 @@ def list_pictures(folder: Path, *, least: int = 1) -> list[Path]:
 def read_captions(folders: Sequence[Path]) -> list[Captioned]:
     """Every picture of the folders with its caption.
 
-    Captions are lines of a .jsonl file in the folder ("file" or "file_name", "caption" or "text"),
-    or NAME.txt beside NAME.png. Raises AssetError where a picture has none, or a line no picture.
+    Captions are lines of a .jsonl file in the folder ("file" or "file_name", "caption" or "text",
+    and "captions" where there are several), or NAME.txt beside NAME.png. Raises AssetError where a
+    picture has none, or a line no picture.
     """
     found = []
     for folder in folders:
         pictures = list_pictures(folder)
-        words: dict[Path, str] = {}
+        words: dict[Path, tuple[str, ...]] = {}
         for table in sorted(folder.glob("*.jsonl")):
             words |= _read_table(table)
         for path in pictures:
             beside = path.with_suffix(".txt")
             if path not in words and beside.is_file():
-                words[path] = beside.read_text(encoding="utf-8").strip()
-            if not words.get(path):
+                words[path] = (beside.read_text(encoding="utf-8").strip(),)
+            if not any(words.get(path, ())):
                 raise AssetError(
                     f"{path} has no caption; add a line to captions.jsonl or {beside.name} beside "
                     "it, or take the picture away"
                 )
-            found.append(Captioned(path, words[path]))
+            first, *others = words[path]
+            found.append(Captioned(path, first, words[path] if others else ()))
         if missing := sorted(words.keys() - set(pictures)):
             raise AssetError(f"{missing[0]} has a caption but is not there; put it back")
     return found
@@ -135,7 +144,7 @@ def to_floats(pixels: UInt8[np.ndarray, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     return torch.from_numpy(pixels).float() / 127.5 - 1
 
 
-def _read_table(table: Path) -> dict[Path, str]:
+def _read_table(table: Path) -> dict[Path, tuple[str, ...]]:
     words = {}
     for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -144,11 +153,14 @@ def _read_table(table: Path) -> dict[Path, str]:
             row = json.loads(line)
             name = row.get("file", row.get("file_name"))
             text = row.get("caption", row.get("text"))
-        except (ValueError, AttributeError):
-            name = text = None
-        if not isinstance(name, str) or not isinstance(text, str):
+            texts = tuple(row.get("captions", (text,)))
+        except (ValueError, AttributeError, TypeError):
+            name, texts = None, ()
+        if not isinstance(name, str) or not all(isinstance(text, str) for text in texts or (0,)):
             raise AssetError(
                 f'line {number} of {table} is not {{"file": NAME, "caption": WORDS}}; mend it'
             )
-        words[table.parent / contained(table.parent, name).name] = text.strip()
+        words[table.parent / contained(table.parent, name).name] = tuple(
+            text.strip() for text in texts
+        )
     return words

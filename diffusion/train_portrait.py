@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffusion.train_options import accelerator_of, add_run_options, run_config
@@ -33,11 +33,10 @@ class Lesson:
 
 @dataclass(frozen=True, eq=False)
 class CaptionedLatents:
-    """Every picture as latents, as it is and mirrored, with its words."""
+    """Every picture as latents, as it is and perhaps mirrored, with its words."""
 
-    latents: Any  # [N, 2, C, h, w], half precision: a mapped file, or a tensor on the device
-    ids: Int[Tensor, "N W"]
-    may_mirror: Bool[Tensor, " N"]
+    latents: Any  # [N, 1 or 2, C, h, w], half precision: a mapped file, or a tensor on the device
+    ids: Int[Tensor, "N V 2 W"]  # V ways of saying it, of the picture and of its mirror image
     empty: Int[Tensor, " W"]
     scale: float
 
@@ -45,9 +44,10 @@ class CaptionedLatents:
         """A batch in which some captions are empty, which guidance needs (Ho & Salimans 2022)."""
         rows = torch.randint(len(self.ids), (batch,), generator=generator)
         turned = torch.rand(batch, generator=generator) < 0.5
-        turned &= self.may_mirror[rows]
+        turned &= self.latents.shape[1] == 2
         silent = torch.rand(batch, generator=generator) < dropout
-        ids = torch.where(silent[:, None], self.empty, self.ids[rows])
+        ways = torch.randint(self.ids.shape[1], (batch,), generator=generator)
+        ids = torch.where(silent[:, None], self.empty, self.ids[rows, ways, turned.long()])
         if isinstance(self.latents, Tensor):
             where = self.latents.device
             latents = self.latents[rows.to(where), turned.long().to(where)]
@@ -58,7 +58,9 @@ class CaptionedLatents:
 
 
 @torch.no_grad()
-def latents_of(vae: Any, pixels: Any, name: str, folder: Path, batch: int = 32) -> Any:
+def latents_of(
+    vae: Any, pixels: Any, name: str, folder: Path, *, mirror: bool = True, batch: int = 32
+) -> Any:
     """The mean latents of every picture and of its mirror image, in a file that is made once.
 
     The means alone: the autoencoder's own noise is far below that of any step.
@@ -67,19 +69,19 @@ def latents_of(vae: Any, pixels: Any, name: str, folder: Path, batch: int = 32) 
     from diffusion.train_files import rows_of
     from diffusion.train_pictures import to_floats
 
-    path = folder / f"latents-{name}.npy"
+    path = folder / f"latents-{name}{'' if mirror else '-plain'}.npy"
     if not path.is_file():
         log.info("encoding %d pictures into %s", len(pixels), path)
         side = pixels.shape[-1] // 2 ** (len(vae.config.block_out_channels) - 1)
-        shape = (len(pixels), 2, vae.config.latent_channels, side, side)
+        shape = (len(pixels), 1 + mirror, vae.config.latent_channels, side, side)
         with replacing(path) as written:
             array = np.lib.format.open_memmap(written, "w+", dtype=np.float16, shape=shape)
             for start in range(0, len(pixels), batch):
                 rows = torch.arange(start, min(start + batch, len(pixels)))
                 images = to_floats(rows_of(pixels, rows)).to(vae.device)
-                for mirrored, picture in enumerate((images, images.flip(-1))):
-                    mean = vae.encode(picture).latent_dist.mean.float()
-                    array[start : start + len(rows), mirrored] = mean.half().cpu().numpy()
+                for turned in range(1 + mirror):
+                    mean = vae.encode(images.flip(-1) if turned else images).latent_dist.mean
+                    array[start : start + len(rows), turned] = mean.half().cpu().numpy()
             array.flush()
             del array
     return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -92,7 +94,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--vae", type=Path, required=True, help="the autoencoder's folder, RUN/vae of that stage")
     add("--start", type=Path, help="a model's folder to start from, as that of 128 pixels for 256")
     add("--dropout", type=float, default=0.1, help="share of captions left empty")
-    add("--min-snr", type=float, default=5.0, help="0 weighs all noise levels alike")
+    # min-SNR weights of a velocity fall to nothing where noise is highest, and captions are heard
+    # there before anywhere else: short runs learn no words with them
+    add("--min-snr", type=float, default=0.0, help="0 weighs all noise levels alike")
+    add(
+        "--word-steps",
+        type=int,
+        default=0,
+        help="teach the text encoder words first, for so many steps, and keep it fixed after that",
+    )
+    add("--no-mirror", dest="mirror", action="store_false", help="of no use where faces are even")
     add("--noise-offset", type=float, default=0.0)
     add("--prompts", type=Path, help="text file, a prompt a line, for previews")
     add("--ship", action="store_true", help="write it under assets/portrait at the end")
@@ -104,7 +115,7 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     from assets.files import sha256_of
     from diffusion.train_files import portrait_pipeline, read_vae, write_model
     from diffusion.train_noise import NoiseConfig, denoising_losses, training_scheduler
-    from diffusion.train_pictures import pixels_of, read_captions
+    from diffusion.train_pictures import mirrored, pixels_of, read_captions
     from diffusion.train_run import Run, descend, generator_at
     from diffusion.train_shapes import (
         NOISE,
@@ -118,10 +129,12 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     if not 0 <= options.dropout < 1:
         raise ValueError(f"dropout={options.dropout} must be from 0 to below 1; 0.1 is usual")
     shape = shape or SIZES[options.size]
-    config = run_config(options, warm_up=500, fall="cosine", ema=0.9995)
+    config = run_config(options, warm_up=30, fall="cosine", ema=0.9995)
     noise = NoiseConfig(options.min_snr or None, options.noise_offset)
     found = read_captions(options.pictures)
     captions = [str(picture.caption) for picture in found]
+    ways = max(1, *(len(picture.captions) for picture in found))
+    everything = [picture.said(way) for picture in found for way in range(ways)]
     accelerator = accelerator_of(options)
     device = accelerator.device
     cache = options.cache or options.run
@@ -135,8 +148,8 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
             + "-"
             + sums[0][:16]
         )
-        latents = latents_of(vae, pixels, name, cache)
-        tokenizer = _tokenizer(options, captions, shape.words)
+        latents = latents_of(vae, pixels, name, cache, mirror=options.mirror)
+        tokenizer = _tokenizer(options, everything, shape)
     with seeded(config.seed):
         text_encoder = portrait_text_encoder(shape, tokenizer)
         unet = portrait_unet(shape)
@@ -147,13 +160,20 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     pipeline = portrait_pipeline(vae, text_encoder, tokenizer, unet)
     if device.type == "cuda":
         latents = torch.from_numpy(np.array(latents)).to(device)
-    ids = token_ids(tokenizer, captions)
-    mirrors = torch.tensor([picture.may_mirror for picture in found])
+    plain, turned = (
+        token_ids(tokenizer, words).view(len(found), ways, -1)
+        for words in (everything, [mirrored(caption) for caption in everything])
+    )
+    ids = torch.stack([plain, turned], dim=2)
     scale = float(vae.config.scaling_factor)
-    lessons = CaptionedLatents(latents, ids, mirrors, token_ids(tokenizer, [""])[0], scale)
+    lessons = CaptionedLatents(latents, ids, token_ids(tokenizer, [""])[0], scale)
     weights = {f"unet.{n}": w for n, w in unet.named_parameters()}
-    weights |= {f"text_encoder.{n}": w for n, w in text_encoder.named_parameters()}
+    if options.word_steps:
+        _with_words(text_encoder, ids.flatten(0, 2), options)
+    else:
+        weights |= {f"text_encoder.{n}": w for n, w in text_encoder.named_parameters()}
     told = {"pictures": len(found), "size": shape.side, "words": len(tokenizer), "vae": sums}
+    told |= {"word_steps": options.word_steps, "descent": config.descent}
     training = Run(options.run, weights, config, {**told, "seed": config.seed})
     scheduler = training_scheduler(NOISE)
     log.info(
@@ -165,7 +185,8 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
         generator = generator_at(config.seed, number)
         lesson = lessons.draw(config.batch, options.dropout, generator=generator)
         with accelerator.autocast():
-            heard = text_encoder(lesson.ids.to(device))[0]
+            with torch.set_grad_enabled(not options.word_steps):
+                heard = text_encoder(lesson.ids.to(device))[0]
 
             def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
                 made: Tensor = unet(noisy, timesteps, heard).sample
@@ -186,7 +207,7 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
             _preview(pipeline, prompts, path, seed=config.seed)
         write_model(pipeline, options.run / "model")
         unet.train()
-        text_encoder.train()
+        text_encoder.train(not options.word_steps)
 
     last = descend(
         training,
@@ -203,16 +224,32 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     return Path(options.run) / "model"
 
 
-def _tokenizer(options: argparse.Namespace, captions: Sequence[str], most: int) -> Any:
+def _with_words(text_encoder: Any, ids: Int[Tensor, "N W"], options: argparse.Namespace) -> None:
+    """Teach the text encoder, or read what it was taught when the run began."""
+    from assets.weights import load_weights, write_tensors
+    from diffusion.train_words import teach_words
+
+    file = options.run / "words.safetensors"
+    if file.is_file():
+        load_weights(text_encoder, file)
+    elif options.start is None:
+        generator = torch.Generator().manual_seed(options.seed)
+        heard = teach_words(text_encoder, ids, options.word_steps, generator=generator)
+        log.info("%.1f %% of the words are heard", 100 * heard)
+        write_tensors(text_encoder.state_dict(), file)
+    text_encoder.requires_grad_(False).eval()
+
+
+def _tokenizer(options: argparse.Namespace, captions: Sequence[str], shape: Any) -> Any:
     """The run's own tokenizer, learnt at its first start; one to start from keeps its words."""
     from diffusion.train_text import read_tokenizer, write_tokenizer
 
     folder = options.run / "tokenizer"
     if options.start is not None:
-        return read_tokenizer(options.start / "tokenizer")
-    if (folder / "merges.txt").is_file():
-        return read_tokenizer(folder)
-    return write_tokenizer(folder, captions, most)
+        return read_tokenizer(options.start / "tokenizer", shape.text_tokens)
+    if not (folder / "merges.txt").is_file():
+        write_tokenizer(folder, captions, shape.words)
+    return read_tokenizer(folder, shape.text_tokens)
 
 
 def _start_from(folder: Path, text_encoder: Any, unet: Any) -> None:
@@ -244,7 +281,9 @@ def _preview(pipeline: Any, prompts: Sequence[str], path: Path, *, seed: int) ->
     from diffusion.recipe import Recipe
     from diffusion.train_files import write_sheet
 
-    recipes = [Recipe(prompt=_plain(words), steps=20, seed=seed, batch=2) for words in prompts]
+    recipes = [
+        Recipe(prompt=_plain(words), cfg=4.0, steps=20, seed=seed, batch=2) for words in prompts
+    ]
     drawn = [txt2img(pipeline, recipe) for recipe in recipes]
     write_sheet(path, [torch.cat([pair[k : k + 1] for pair in drawn]) for k in range(2)])
 

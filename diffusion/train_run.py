@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from assets.errors import AssetError
 from assets.files import replacing
 from assets.weights import read_metadata, read_tensors, write_tensors
+from diffusion.train_muon import Muon
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class RunConfig:
     ema: float = 0.0  # share of the averaged weights that a step keeps; 0 averages nothing
     accumulate: int = 1  # batches for one step
     largest_norm: float = 1.0  # of gradients
+    descent: Literal["adam", "muon"] = "adam"
     seed: int = 0
     save_every: int = 250  # steps between checkpoints with their previews
     row_every: int = 10  # steps between rows of loss.csv
@@ -95,16 +97,22 @@ class Run:
         return self.folder / "checkpoint.safetensors"
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Adam with decoupled weight decay; each group's rate is its share of the run's."""
-        groups: dict[float, list[nn.Parameter]] = {}
+        """Adam or Muon with decoupled decay; each group's rate is its share of the run's."""
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, weight in self.weights.items():
             share = next((s for start, s in self.shares.items() if name.startswith(start)), 1.0)
-            groups.setdefault(share, []).append(weight)
-        return torch.optim.AdamW(
-            [{"params": params, "share": share} for share, params in groups.items()],
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-        )
+            # what meets pixels, latents or numbers of words has no use for equal singular values
+            ends = ("conv_in.weight", "conv_out.weight", "embedding.weight")
+            matrix = self.config.descent == "muon" and weight.ndim > 1 and not name.endswith(ends)
+            groups.setdefault((share, matrix), []).append(weight)
+        given = [
+            {"params": params, "share": share, "orthogonal": matrix}
+            for (share, matrix), params in groups.items()
+        ]
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        if self.config.descent == "muon":
+            return Muon(given, lr=rate, weight_decay=decay)
+        return torch.optim.AdamW(given, lr=rate, weight_decay=decay)
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
         """Write the checkpoint."""

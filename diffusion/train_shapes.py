@@ -9,13 +9,19 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 FACTOR = 8  # pixels for one latent, each way
 NOISE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
-    **{"beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1},
+    # more noise at the end than Stable Diffusion has, which leaves colours of whole pictures to be
+    # seen through it; few latents average less of it away
+    **{"beta_start": 0.00085, "beta_end": 0.02, "steps_offset": 1},
     # a velocity is well defined at every noise level, and small models learn it more steadily
     "prediction_type": "v_prediction",
 }
@@ -26,6 +32,7 @@ class PortraitShape:
     """Widths and depths of the three networks; every level but the last halves the picture."""
 
     side: int = 256  # pixels
+    latents: int = 4  # channels
     vae_widths: tuple[int, ...] = (32, 64, 128, 192)
     vae_layers: int = 1
     unet_widths: tuple[int, ...] = (96, 192, 288)
@@ -33,8 +40,10 @@ class PortraitShape:
     head_width: int = 64  # of attention
     text_width: int = 320
     text_layers: int = 4
+    text_tokens: int = 77  # of a prompt, with its start and end
     words: int = 4096  # most tokens
-    groups: int = 16  # of GroupNorm
+    vae_groups: int = 16  # of GroupNorm
+    groups: int = 16
 
     def __post_init__(self) -> None:
         if len(self.vae_widths) != 4:
@@ -42,37 +51,78 @@ class PortraitShape:
         least = FACTOR * 2 ** (len(self.unet_widths) - 1)
         if self.side < least or self.side % least:
             raise ValueError(f"side={self.side} must be a multiple of {least}")
-        if any(width % self.groups for width in (*self.vae_widths, *self.unet_widths)):
-            raise ValueError(f"every width must be a multiple of groups={self.groups}")
+        groups = [(width, self.vae_groups) for width in self.vae_widths]
+        groups += [(width, self.groups) for width in self.unet_widths]
+        if any(width % count for width, count in groups):
+            raise ValueError(
+                f"every width must be a multiple of groups={self.groups}, of "
+                f"vae_groups={self.vae_groups} in the autoencoder"
+            )
 
 
-# of the same widths, so that the larger can start from the smaller
-SIZES = {256: PortraitShape(), 128: PortraitShape(side=128)}
+# the smaller is what one processor core can train in an hour
+SIZES = {
+    256: PortraitShape(),
+    128: PortraitShape(
+        side=128,
+        # a face of 60 pixels is 8 latents wide: with four channels there is room for its colours
+        # or for its features
+        latents=8,
+        vae_widths=(16, 24, 48, 96),
+        vae_groups=2,  # a group of few channels loses the mean colour of a picture
+        unet_widths=(48, 96, 160),
+        head_width=32,
+        text_width=192,
+        text_layers=2,
+        text_tokens=64,
+        words=1024,
+    ),
+}
 
 
 def portrait_vae(shape: PortraitShape) -> AutoencoderKL:
-    """The autoencoder, of factor 8 with four channels as in Stable Diffusion."""
+    """The autoencoder, of factor 8 as in Stable Diffusion."""
     vae = AutoencoderKL(
         block_out_channels=shape.vae_widths,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=shape.vae_layers,
-        latent_channels=4,
-        norm_num_groups=shape.groups,
+        latent_channels=shape.latents,
+        norm_num_groups=shape.vae_groups,
         sample_size=shape.side,
+        mid_block_add_attention=False,
         force_upcast=False,
     )
-    # latents that start with little noise are of use to the decoder from the first steps on
     with torch.no_grad():
-        vae.quant_conv.bias[4:] = -6.0  # the logarithm of their variance
+        for part in vae.modules():
+            _pass_on(part)
+        # latents that start with little noise are of use to the decoder from the first steps on
+        vae.quant_conv.bias[shape.latents :] = -6.0  # the logarithm of their variance
     return vae
+
+
+def _pass_on(part: nn.Module) -> None:
+    """Start a layer of an autoencoder as one that keeps a picture: shrunk, enlarged or as it is."""
+    if isinstance(part, ResnetBlock2D):
+        nn.init.zeros_(part.conv2.weight)
+        nn.init.zeros_(part.conv2.bias)
+        if part.conv_shortcut is not None:
+            nn.init.orthogonal_(part.conv_shortcut.weight)
+    elif isinstance(part, Upsample2D):
+        nn.init.dirac_(part.conv.weight)
+    elif isinstance(part, Downsample2D):
+        nn.init.dirac_(part.conv.weight)
+        height, width = part.conv.weight.shape[-2:]
+        part.conv.weight.copy_(part.conv.weight.sum((2, 3), keepdim=True) / (height * width))
 
 
 def portrait_unet(shape: PortraitShape) -> UNet2DConditionModel:
     """The UNet; it attends to the words on every level but the first, where pixels are most."""
     deep = len(shape.unet_widths) - 1
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=shape.side // FACTOR,
+        in_channels=shape.latents,
+        out_channels=shape.latents,
         block_out_channels=shape.unet_widths,
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * deep),
         up_block_types=(*("CrossAttnUpBlock2D",) * deep, "UpBlock2D"),
@@ -83,6 +133,14 @@ def portrait_unet(shape: PortraitShape) -> UNet2DConditionModel:
         norm_num_groups=shape.groups,
         use_linear_projection=True,
     )
+    # every block starts as one that changes nothing
+    for part in unet.modules():
+        last = part.conv2 if isinstance(part, ResnetBlock2D) else getattr(part, "proj_out", None)
+        if last is not None:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+    nn.init.zeros_(unet.conv_out.weight)
+    return unet
 
 
 def portrait_text_encoder(shape: PortraitShape, tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -93,7 +151,7 @@ def portrait_text_encoder(shape: PortraitShape, tokenizer: CLIPTokenizer) -> CLI
         intermediate_size=4 * shape.text_width,
         num_hidden_layers=shape.text_layers,
         num_attention_heads=max(1, shape.text_width // shape.head_width),
-        max_position_embeddings=77,
+        max_position_embeddings=shape.text_tokens,
         projection_dim=shape.text_width,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

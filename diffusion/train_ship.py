@@ -7,10 +7,9 @@ from pathlib import Path
 
 from assets.errors import AssetError
 from assets.store import PACKAGE, ShippedModel, register
+from diffusion.shipped_portrait import FOLDER, UPSCALER
 from diffusion.train_files import replacing_folder
 
-FOLDER = "portrait"
-UPSCALER = "portrait-upscaler"
 _MOST_BYTES, _MOST_IN_FILE = 80_000_000, 16_000_000
 _FROM = "pictures rendered from the shipped head, which is built from ICT-FaceKit"
 

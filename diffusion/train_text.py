@@ -96,10 +96,10 @@ def write_tokenizer(folder: Path, captions: Sequence[str], most: int) -> CLIPTok
     return read_tokenizer(folder)
 
 
-def read_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The tokenizer of a folder that `write_tokenizer` wrote."""
+def read_tokenizer(folder: Path, tokens: int = 77) -> CLIPTokenizer:
+    """The tokenizer of a folder that `write_tokenizer` wrote, for prompts of so many tokens."""
     files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
-    return CLIPTokenizer(*files, model_max_length=77)
+    return CLIPTokenizer(*files, model_max_length=tokens)
 
 
 def byte_letters() -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--pictures", type=Path, nargs="+", required=True, help="folders of pictures")
     add("--cache", type=Path, help="folder of read pictures; RUN by default")
     add("--size", type=int, default=256, help="pixels a side after enlarging")
-    add("--vae", type=Path, help="autoencoder whose faults it is to mend in half of the pictures")
+    add("--vae", type=Path, help="autoencoder whose faults it is to mend")
+    add("--vae-share", type=float, default=0.5, help="of the pictures that go through it")
     add("--width", type=int, default=48)
     add("--blocks", type=int, default=8)
     add("--ship", action="store_true", help="write it under assets/portrait at the end")
@@ -66,11 +68,11 @@ def run(options: argparse.Namespace) -> Path:
 
     @torch.no_grad()
     def shrunk(images: Tensor) -> Tensor:
-        """Half the size; the first half of the batch as the autoencoder gives it back."""
+        """Half the size; the first of the batch as the autoencoder gives them back."""
         small = F.interpolate(images, scale_factor=0.5, mode="bicubic", antialias=True).clamp(0, 1)
         if vae is None:
             return small
-        first = (len(small) + 1) // 2
+        first = math.ceil(options.vae_share * len(small))
         latents = vae.encode(small[:first] * 2 - 1).latent_dist.mean
         copied = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
         return torch.cat([copied.to(small), small[first:]])

@@ -1,4 +1,4 @@
-"""Train the portrait model's autoencoder, of factor 8 with four channels, on folders of pictures.
+"""Train the portrait model's autoencoder, of factor 8, on folders of pictures.
 
 Writes RUN/vae, a folder that diffusers' AutoencoderKL opens.
 """
@@ -6,6 +6,7 @@ Writes RUN/vae, a folder that diffusers' AutoencoderKL opens.
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,8 @@ class VaeConfig:
     """How its faults are weighed; pictures are -1..1."""
 
     edges: float = 1.0  # differences of neighbours, at three scales, beside those of pixels
+    # squares of the error of each latent's square of pixels: absolute errors let rare colours go
+    colours: float = 10.0
     kl: float = 1e-5  # mean over the latents' numbers
     judge: float = 0.02  # of a network that tells pictures from copies; 0 leaves it out
     judge_from: float = 0.5  # share of the steps that come before
@@ -79,9 +82,11 @@ def vae_loss(
     noise = torch.randn(found.mean.shape, generator=generator).to(found.mean)
     made = vae.decode(found.mean + found.std * noise).sample.float()
     parts = {"pixels": (made - images).abs().mean(), "edges": edge_error(made, images)}
+    parts["colours"] = F.avg_pool2d(made - images, 8).square().mean()
     mean, variance, logvar = found.mean.float(), found.var.float(), found.logvar.float()
     parts["kl"] = 0.5 * (mean.square() + variance - 1 - logvar).mean()
     loss = parts["pixels"] + config.edges * parts["edges"] + config.kl * parts["kl"]
+    loss = loss + config.colours * parts["colours"]
     parts["judge"] = loss.new_zeros(())
     if judge is not None:
         frozen = {name: weight.detach() for name, weight in judge.named_parameters()}
@@ -93,9 +98,52 @@ def vae_loss(
 
 
 @torch.no_grad()
-def measure_scale(encode: Callable[[Tensor], Tensor], pictures: list[Tensor]) -> float:
-    """The factor that brings the latents of pictures to unit variance (Rombach et al., app. G)."""
-    return 1 / float(torch.cat([encode(batch) for batch in pictures]).float().std())
+def standardized(vae: Any, pictures: list[Tensor]) -> Any:
+    """A copy whose latents of these pictures have mean 0 and variance 1 in every channel.
+
+    The change is folded into the layers on both sides of the latents; pictures stay as they are.
+    """
+    copied = copy.deepcopy(vae)
+    means = torch.cat([vae.encode(batch).latent_dist.mean for batch in pictures]).float()
+    middle, spread = means.mean((0, 2, 3)), means.std((0, 2, 3))
+    before, after = copied.quant_conv, copied.post_quant_conv
+    count = len(middle)
+    before.weight[:count] /= spread[:, None, None, None]
+    before.bias[:count] = (before.bias[:count] - middle) / spread
+    before.bias[count:] -= 2 * spread.log()
+    after.bias += after.weight[:, :, 0, 0] @ middle
+    after.weight *= spread[None, :, None, None]
+    copied.register_to_config(scaling_factor=1.0)
+    return copied
+
+
+@torch.no_grad()
+def widened(vae: Any, wider: Any) -> Any:
+    """An autoencoder of more latent channels that starts with what one of fewer has learnt.
+
+    `wider` is fresh, and so are its further channels; the others and all else are taken over.
+    """
+    few, many = vae.config.latent_channels, wider.config.latent_channels
+    # mean and logarithm of the variance of the channels that both have
+    both = torch.cat([torch.arange(few), torch.arange(few) + many])
+    known = vae.state_dict()
+    for name, weight in wider.state_dict().items():
+        old = known[name]
+        if old.shape == weight.shape:
+            weight.copy_(old)
+        elif name == "quant_conv.weight":
+            weight[both] = 0.0
+            weight[both[:, None], both] = old
+        elif len(weight) == 2 * many:
+            weight[both] = old
+        elif name == "post_quant_conv.weight":
+            nn.init.dirac_(weight)
+            weight[:few, :few] = old
+        elif len(weight) == many:
+            weight[:few] = old
+        else:  # the decoder's first layer
+            weight[:, :few] = old
+    return wider
 
 
 class Ahead:
@@ -131,7 +179,15 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this stage."""
     add_picture_options(parser)
-    parser.add_argument("--start", type=Path, help="folder of an autoencoder to start from")
+    parser.add_argument("--start", type=Path, help="an autoencoder's folder to start from")
+    parser.add_argument(
+        "--decoder-only", action="store_true", help="leave the latents as they are (with --start)"
+    )
+    parser.add_argument(
+        "--mend-colours",
+        action="store_true",
+        help="let the least used latent tell of green against magenta first (with --start)",
+    )
     parser.add_argument("--judge", type=float, default=VaeConfig.judge, help="0 leaves it out")
     parser.add_argument("--kl", type=float, default=VaeConfig.kl)
     add_run_options(parser, steps=20_000, batch=32, rate=3e-4, save_every=1000)
@@ -145,7 +201,7 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     from diffusion.train_shapes import SIZES, portrait_vae, seeded
 
     shape = shape or SIZES[options.size]
-    config = run_config(options, warm_up=200, fall="cosine", ema=0.999, weight_decay=1e-4)
+    config = run_config(options, warm_up=50, fall="cosine", ema=0.995, weight_decay=1e-4)
     settings = VaeConfig(kl=options.kl, judge=options.judge)
     found = [Captioned(path) for folder in options.pictures for path in list_pictures(folder)]
     accelerator = accelerator_of(options)
@@ -153,11 +209,23 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     with accelerator.main_process_first():
         pixels = pixels_of(found, shape.side, options.cache or options.run)
     with seeded(config.seed):
-        vae = read_vae(options.start) if options.start else portrait_vae(shape)
+        vae = portrait_vae(shape)
+        if options.start:
+            started = read_vae(options.start)
+            few = started.config.latent_channels < shape.latents
+            vae = widened(started, vae) if few else started
         judge = Judge()
+    if options.mend_colours:
+        from diffusion.train_colours import carry_colour, least_used
+
+        some = to_floats(rows_of(pixels, torch.arange(0, len(pixels), max(1, len(pixels) // 40))))
+        carry_colour(vae, some, least_used(vae, some))
     vae.to(device).train()
     judge.to(device)
-    weights = {f"vae.{name}": weight for name, weight in vae.named_parameters()}
+    if options.decoder_only:
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(False)
+    weights = {f"vae.{name}": w for name, w in vae.named_parameters() if w.requires_grad}
     if settings.judge:
         weights |= {f"judge.{name}": weight for name, weight in judge.named_parameters()}
     told = {"pictures": len(found), "size": shape.side, "judge": options.judge, "kl": options.kl}
@@ -187,12 +255,11 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
             to_floats(rows_of(pixels, torch.arange(at, min(at + 16, len(pixels))))).to(device)
             for at in range(0, min(256, len(pixels)), 16)
         ]
-        scale = measure_scale(lambda batch: vae.encode(batch).latent_dist.mean, measured)
-        vae.register_to_config(scaling_factor=scale)
         copied = vae.decode(vae.encode(shown.to(device)).latent_dist.mean).sample.cpu()
         path = options.run / f"preview-{training.step:06d}.png"
         write_sheet(path, [shown / 2 + 0.5, copied / 2 + 0.5])
-        write_vae(vae, options.run / "vae")
+        whole = vae if options.decoder_only else standardized(vae, measured)
+        write_vae(whole, options.run / "vae")
         vae.train()
 
     try:

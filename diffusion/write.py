@@ -21,7 +21,7 @@ from diffusion.recipe import Recipe
 _SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED = f"{_SOURCES}trainedAlgorithmicMedia"
 COMPOSITE = f"{_SOURCES}compositeWithTrainedAlgorithmicMedia"  # parts are of a given picture
-_COMPOSITES = ("inpaint", "outpaint")
+_COMPOSITES = ("inpaint", "outpaint", "restore")
 _SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 

@@ -17,7 +17,8 @@ PACKAGES = ["assets", "avatar", "flame", "deca", "voice", "diffusion"]
 
 # Before any of our packages is imported: the hook rewrites modules as they load.
 install_import_hook(PACKAGES, "beartype.beartype")
-torch.set_num_threads(2)
+# Beside another worker one thread each: more would wait for one another.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ import trimesh
 from torch import Tensor
 
 from flame.arkit import ARKIT_NAMES
+from flame.gltf import Animation
 from flame.head import Head
 from flame.material import Material
 
@@ -175,3 +176,13 @@ def _sphere(n_around: int, n_rings: int) -> tuple[Tensor, Tensor, Tensor, Tensor
             faces.append([vert(*corner) for corner in corners] + padding)
             uv_faces.append([r * (n_around + 1) + s for r, s in corners] + padding)
     return torch.tensor(points), torch.tensor(faces), torch.tensor(uv), torch.tensor(uv_faces)
+
+
+def make_clip() -> Animation:
+    """Four keys within a second of random weights and rotations."""
+    generator = torch.Generator().manual_seed(4)
+    return Animation(
+        times=torch.tensor([0.0, 0.25, 0.5, 1.0]),
+        weights=torch.rand(4, 52, generator=generator),
+        rotations=0.4 * torch.randn(4, 6, 3, generator=generator),
+    )

@@ -50,8 +50,13 @@ def imported(path: Path) -> tuple[tuple[str, bool], ...]:
     return tuple(_imported(path))
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
 def _imported(path: Path) -> Iterator[tuple[str, bool]]:
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    tree = parsed(path)
     late = {
         child
         for node in ast.walk(tree)
@@ -113,7 +118,7 @@ def test_what_answers_at_once_loads_nothing_heavy(path):
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_nothing_read_from_a_file_is_run(path):
     source = (ROOT / path).read_text(encoding="utf-8")
-    tree = ast.parse(source)
+    tree = parsed(path)
     calls = {ast.unparse(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert not {"eval", "exec", "pickle.load", "pickle.loads", "joblib.load"} & calls.keys()
     if "torch.load" in calls:

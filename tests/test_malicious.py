@@ -22,7 +22,7 @@ CASES = corpus("it-ran")
 SUFFIXES = (".pkl", ".tar", ".npz", ".safetensors")
 MEASURED = ("arrays", "tensors")
 # Plain data of no use, which `read_arrays` may hand on: what takes it must refuse it.
-INERT = ("memo far out", "tuples that double as a value", "lists in lists, 8000 deep")
+INERT = ("memo far out", "tuples that double as a value", "lists in lists, 2500 deep")
 
 
 def readers():
@@ -43,7 +43,7 @@ def place(tmp_path, monkeypatch):
     """A folder for the files, which is also where they would leave their mark."""
     monkeypatch.setenv("AVATAR_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pickles, "MAX_STEPS", 18_000)  # as checks of types make steps slow here
+    monkeypatch.setattr(pickles, "MAX_STEPS", 6_000)  # as checks of types make steps slow here
     return tmp_path
 
 

@@ -7,9 +7,9 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from published import published_flame
 
 from assets.store import official_models
 from deca.official_codes import OfficialCodes
@@ -18,7 +18,7 @@ from deca.official_decode import DecodeConfig, View, decode
 from deca.official_surface import DetailMaps, SurfaceConfig
 from flame.light import SH_CONSTANTS
 from flame.official import load_flame
-from flame.synthetic import synthetic_flame, write_companions, write_flame
+from flame.synthetic import write_companions, write_flame
 from flame.texture_space import TextureSpace
 
 BATCH = 2
@@ -39,7 +39,7 @@ class Waves(Deca):
 @pytest.fixture(scope="module")
 def flame(tmp_path_factory):
     place = tmp_path_factory.mktemp("flame")
-    model = synthetic_flame(np.random.default_rng(0))
+    model = published_flame()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AVATAR_HOME", str(place / "home"))
         write_flame(model, place / "generic_model.pkl")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from malicious import Canary
+from crafted import Canary
 from torch import nn
 
 from assets.errors import AssetError

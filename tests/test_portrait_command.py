@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_diffusion
+import torch
 from PIL import Image
+from safetensors.torch import save
 from typer.testing import CliRunner
 
 from avatar import portrait
@@ -119,6 +123,74 @@ def test_every_mistake_is_one_sentence(words, said, model, tmp_path, monkeypatch
     assert said in error
 
 
+MISCHIEF = {  # the file, and the words that are said of it
+    "cut.safetensors": "damaged",
+    "code.ckpt": "asks to run code|not on the list|refused|names",
+    "empty.safetensors": "is empty",
+    "text.ckpt": "",
+    "lora.safetensors": "is a LoRA",
+}
+
+
+@pytest.mark.parametrize("name", MISCHIEF)
+def test_broken_and_harmful_models_are_one_sentence_and_leave_nothing(
+    name, model, tmp_path, monkeypatch, capsys
+):
+    path, ran, out = tmp_path / name, tmp_path / "it-ran", tmp_path / "out"
+    whole = (Path(model) / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    code = b"cposix\nsystem\n(V" + f"touch {ran}".encode() + b"\ntR."
+    lora = {"lora_unet_down_blocks_1.lora_up.weight": torch.zeros(2, 2)}
+    path.write_bytes(
+        {
+            "cut.safetensors": whole[:-50],
+            "code.ckpt": code,
+            "empty.safetensors": b"",
+            "text.ckpt": b"<html>not found</html>",
+            "lora.safetensors": save(lora),
+        }[name]
+    )
+    asked = ["a", "--model", str(path), "--out", str(out / "a.png")]
+    monkeypatch.setattr("sys.argv", ["avatar", "portrait", *asked])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    error = capsys.readouterr().err.strip().split("\n")[-1]
+    assert stopped.value.code == 2 and error.startswith("avatar: ") and name in error
+    assert re.search(MISCHIEF[name], error) and len(error) < 600
+    assert not ran.exists() and not out.exists()
+
+
+@pytest.mark.parametrize("prompt", ["word, " * 1666, "😀🧑‍🦰", "امرأة مبتسمة", "\u202eabc\x07"])
+def test_odd_prompts_are_drawn_and_come_back_from_the_file(prompt, model, tmp_path):
+    out = tmp_path / "a.png"
+    assert run(prompt, "--model", model, "--steps", 1, "--out", out)[0] == 0
+    assert read_record(out).recipe.prompt == prompt
+
+
+def test_full_memory_halves_the_batch_once_and_is_then_said(model, tmp_path, monkeypatch):
+    from diffusion import from_prompt
+
+    plain, calls, most = from_prompt.draw, [], 2
+
+    def drawing(pipeline, recipe, *rest, **more):
+        calls.append((recipe.seed, recipe.batch))
+        if recipe.batch > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+        return plain(pipeline, recipe, *rest, **more)
+
+    monkeypatch.setattr(from_prompt, "draw", drawing)
+    common = ("a man", "--model", model, "--steps", 1)
+    run(*common, "--batch", 4, "--seed", 5, "--out", tmp_path / "four")
+    assert calls == [(5, 4), (5, 2), (7, 2)]
+    assert read_record(tmp_path / "four" / "portrait-3.png").recipe.batch == 4
+    run(*common, "--seed", 8, "--out", tmp_path / "one.png")
+    last = pixels(tmp_path / "four" / "portrait-3.png").astype(int)
+    assert abs(last - pixels(tmp_path / "one.png")).max() <= 1
+    most = 0
+    with pytest.raises(ValueError, match=r"memory ran out at 1 pictures at once; ask for") as told:
+        run(*common, "--out", tmp_path / "none" / "a.png")
+    assert "\n" not in str(told.value) and not (tmp_path / "none").exists()
+
+
 def test_a_replay_of_another_programs_picture_says_what_it_is(tmp_path):
     from avatar.progress import Progress
     from diffusion.metadata import read_parameters
@@ -132,8 +204,7 @@ def test_a_replay_of_another_programs_picture_says_what_it_is(tmp_path):
 
 def test_sizes_margins_and_regions_are_read():
     assert parse_size("512x768") == (512, 768)
-    margins = parse_margins("1, 2,3,4")
-    assert (margins.left, margins.right, margins.top, margins.bottom) == (1, 2, 3, 4)
+    assert parse_margins("1, 2,3,4") == (1, 2, 3, 4)
     assert parse_region("0,0,0.5,1: a red wall: bricks") == (
         "a red wall: bricks",
         (0.0, 0.0, 0.5, 1.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,16 @@ from diffusers import StableDiffusionPipeline
 from assets.errors import AssetError
 from assets.image import write_image
 from diffusion import Recipe, load_pipeline, train_portrait, train_upscaler, train_vae, txt2img
-from diffusion.train_pictures import Captioned, pixels_of, read_captions, squared, to_floats
+from diffusion.train_colours import block_colour, carry_colour, explained
+from diffusion.train_muon import Muon, orthogonalized
+from diffusion.train_pictures import (
+    Captioned,
+    mirrored,
+    pixels_of,
+    read_captions,
+    squared,
+    to_floats,
+)
 from diffusion.train_portrait import CaptionedLatents
 from diffusion.train_shapes import (
     SIZES,
@@ -23,10 +32,12 @@ from diffusion.train_shapes import (
     portrait_text_encoder,
     portrait_unet,
     portrait_vae,
+    seeded,
 )
 from diffusion.train_ship import check_sizes
-from diffusion.train_text import learn_words, write_tokenizer
+from diffusion.train_text import learn_words, read_tokenizer, token_ids, write_tokenizer
 from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
+from diffusion.train_words import frequent_pairs, said, teach_words
 
 COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.1), "blue": (0.1, 0.1, 0.9),
            "white": (0.95, 0.95, 0.95)}  # fmt: skip
@@ -38,6 +49,7 @@ TINY = PortraitShape(
     text_width=32,
     text_layers=1,
     words=600,
+    vae_groups=2,
     groups=2,
 )
 
@@ -97,13 +109,44 @@ def test_the_folder_is_one_that_diffusers_opens_in_half_precision(model):
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
 
 
-def test_latents_that_are_trained_on_have_unit_variance(model, pictures, tmp_path):
+def test_latents_that_are_trained_on_have_mean_0_and_variance_1_in_every_channel(
+    model, pictures, tmp_path
+):
     pipeline = load_pipeline(model)
     shown = to_floats(np.array(pixels_of(read_captions([pictures]), 16, tmp_path)))
     with torch.no_grad():
-        mean = pipeline.vae.encode(shown).latent_dist.mean
-    spread = float((mean * pipeline.vae.config.scaling_factor).std())
-    assert spread == pytest.approx(1, abs=0.02)
+        mean = pipeline.vae.encode(shown).latent_dist.mean * pipeline.vae.config.scaling_factor
+    torch.testing.assert_close(mean.std((0, 2, 3)), torch.ones(4), atol=0.02, rtol=0)
+    torch.testing.assert_close(mean.mean((0, 2, 3)), torch.zeros(4), atol=0.02, rtol=0)
+
+
+def test_standardizing_leaves_pictures_and_relative_noise_as_they_are(generator):
+    with seeded(1):
+        vae = portrait_vae(TINY).double()
+    shown = torch.rand(3, 3, 16, 16, generator=generator, dtype=torch.float64) * 2 - 1
+    other = train_vae.standardized(vae, [shown])
+    with torch.no_grad():
+        before, after = vae.encode(shown).latent_dist, other.encode(shown).latent_dist
+        ratio = after.std / before.std
+        torch.testing.assert_close(ratio, (1 / before.mean.std((0, 2, 3)))[:, None, None]
+                                   .expand_as(ratio))  # fmt: skip
+        torch.testing.assert_close(other.decode(after.mean).sample, vae.decode(before.mean).sample)
+
+
+def test_more_channels_start_with_what_fewer_have_learnt(generator):
+    with seeded(2):
+        few = portrait_vae(TINY).double()
+        many = portrait_vae(replace(TINY, latents=6)).double()
+    wider = train_vae.widened(few, many)
+    shown = torch.rand(2, 3, 16, 16, generator=generator, dtype=torch.float64) * 2 - 1
+    with torch.no_grad():
+        old, new = few.encode(shown).latent_dist, wider.encode(shown).latent_dist
+        torch.testing.assert_close(new.mean[:, :4], old.mean)
+        torch.testing.assert_close(new.logvar[:, :4], old.logvar)
+        assert new.mean[:, 4:].std() > 1e-3
+        still = torch.cat([old.mean, torch.zeros_like(new.mean[:, 4:])], 1)
+        still[:, 4:] -= wider.post_quant_conv.bias[4:, None, None]
+        torch.testing.assert_close(wider.decode(still).sample, few.decode(old.mean).sample)
 
 
 @pytest.mark.parametrize("side", SIZES)
@@ -158,22 +201,94 @@ def test_captions_come_from_tables_and_text_files_and_faults_are_named(pictures,
         read_captions([tmp_path / "empty"])
 
 
-def test_pictures_are_mirrored_only_where_words_allow_and_some_captions_are_left_out(generator):
-    texts = ["turned to the left", "Right profile", "a bright copyright person", "朝左", "plain"]
-    allowed = [Captioned(Path(), text).may_mirror for text in texts]
-    assert allowed == [False, False, True, False, True]
-    # latents say which picture and which side they are, ids which caption
+def test_a_colour_that_latents_lost_is_carried_by_one_of_them(generator):
+    with seeded(3):
+        vae = portrait_vae(replace(TINY, vae_widths=(8, 16, 16, 32), latents=6))
+    shown = torch.rand(24, 3, 4, 4, generator=generator) * 2 - 1
+    shown = torch.nn.functional.interpolate(shown, size=(32, 32), mode="bilinear")
+    with torch.no_grad():
+        vae.encoder.conv_in.weight[:] = vae.encoder.conv_in.weight.mean(1, keepdim=True)  # greys
+        before = vae.encode(shown).latent_dist.mean
+        carry_colour(vae, shown, 2)
+        found = vae.encode(shown).latent_dist
+    green = block_colour(shown)
+    torch.testing.assert_close(
+        green[0, 0, 0], (shown[0, 1] - (shown[0, 0] + shown[0, 2]) / 2)[:8, :8].mean()
+    )
+    assert explained(before, green) < 0.5
+    assert explained(found.mean[:, 2:3], green) > 0.7
+    assert float(found.mean[:, 2].std()) == pytest.approx(1, abs=0.3)
+    torch.testing.assert_close(found.logvar[:, 2], torch.full_like(green, -6.0))
+
+
+def test_mirrored_pictures_have_mirrored_words_and_some_captions_are_left_out(generator):
+    assert mirrored("turned to the left, light from the right") == (
+        "turned to the right, light from the left"
+    )
+    assert mirrored("a bright copyright person") == "a bright copyright person"
+    assert mirrored("Right profile 朝左") == "left profile 朝右"
+    # latents say which picture and which side they are, ids which caption of which side
     latents = np.arange(10, dtype=np.float16).reshape(5, 2, 1, 1, 1)
-    ids = torch.arange(1, 6)[:, None]
-    known = CaptionedLatents(latents, ids, torch.tensor(allowed), torch.zeros(1, dtype=int), 2.0)
+    ids = 1 + torch.arange(30).reshape(5, 3, 2, 1)
+    known = CaptionedLatents(latents, ids, torch.zeros(1, dtype=int), 2.0)
     lesson = known.draw(4000, 0.1, generator=generator)
     number = (lesson.latents.flatten() / 2).long()
-    row, side, word = number // 2, number % 2, lesson.ids.flatten()
+    word = lesson.ids.flatten()
     heard = word > 0
-    assert torch.equal(word[heard], row[heard] + 1)
+    row, way, side = (word - 1) // 6, (word - 1) // 2 % 3, (word - 1) % 2
+    assert torch.equal(row[heard], number[heard] // 2)
+    assert torch.equal(side[heard], number[heard] % 2)
     assert abs(float((~heard).float().mean()) - 0.1) < 0.02
-    for k, may in enumerate(allowed):
-        assert abs(float(side[row == k].float().mean()) - 0.5 * may) < 0.06
+    for value, count in ((row, 5), (way, 3), (side, 2)):
+        shares = torch.bincount(value[heard], minlength=count) / heard.sum()
+        torch.testing.assert_close(shares, torch.full((count,), 1 / count), atol=0.03, rtol=0)
+    plain = CaptionedLatents(latents[:, :1], ids, torch.zeros(1, dtype=int), 1.0)
+    assert not (plain.draw(50, 0.0, generator=generator).ids % 2 == 0).any()
+
+
+def test_a_text_encoder_learns_to_hear_words_and_who_has_them(tmp_path, generator):
+    colours = ("red", "green", "blue")
+    captions = [f"{a} hair, {b} shirt" for a in colours for b in colours]
+    tokenizer = write_tokenizer(tmp_path, captions, 600)
+    ids = token_ids(read_tokenizer(tmp_path, 12), captions)
+    pairs = frequent_pairs(ids, 100)
+    mine = said(ids[:2], len(tokenizer), pairs)
+    red_hair = tuple(tokenizer.convert_tokens_to_ids(["red</w>", "hair</w>"]))
+    green_shirt = tuple(tokenizer.convert_tokens_to_ids(["green</w>", "shirt</w>"]))
+    assert mine[:, len(tokenizer) + pairs.index(red_hair)].tolist() == [1, 1]
+    assert mine[:, len(tokenizer) + pairs.index(green_shirt)].tolist() == [0, 1]
+    assert mine[0, red_hair[0]] == 1 and mine[0, green_shirt[0]] == 0
+    with seeded(0):
+        encoder = portrait_text_encoder(replace(TINY, text_tokens=12), tokenizer)
+    assert teach_words(encoder, ids, 150, batch=16, generator=generator) > 0.95
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (4, 4)])
+def test_orthogonalized_matrices_keep_their_directions(shape, generator):
+    given = torch.randn(shape, dtype=torch.float64, generator=generator)
+    u, _, v = torch.linalg.svd(given, full_matrices=False)
+    # on the singular vectors of the matrix itself, the values are near 1 and nothing is beside them
+    inside = u.T @ orthogonalized(given, rounds=9) @ v.T
+    values = inside.diagonal()
+    assert float(values.min()) > 0.65 and float(values.max()) < 1.25
+    torch.testing.assert_close(inside, torch.diag(values), atol=1e-6, rtol=0)
+
+
+def test_muon_turns_matrices_and_leaves_the_rest_to_adam():
+    weight = torch.nn.Parameter(torch.zeros(3, 2, 1, 2))
+    bias = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
+    optimizer = Muon([{"params": [weight], "orthogonal": True}, {"params": [bias]}],
+                     lr=0.1, weight_decay=0.0)  # fmt: skip
+    weight.grad = torch.zeros(3, 2, 1, 2)
+    weight.grad[0, 0, 0, 0] = weight.grad[1, 1, 0, 1] = 7.0
+    bias.grad = torch.tensor([0.01, -300.0])
+    optimizer.step()
+    # as large as Adam's: a root mean square of 0.2 times the rate for a full matrix
+    size = 0.1 * 0.2 * 4**0.5
+    assert 0.65 * size < -float(weight[0, 0, 0, 0]) < 1.25 * size
+    assert float(weight[0, 0, 0, 0]) == pytest.approx(float(weight[1, 1, 0, 1]), rel=1e-5)
+    assert int((weight.detach().abs() > 1e-6).sum()) == 2
+    torch.testing.assert_close(bias.detach(), torch.tensor([0.9, -0.9]))
 
 
 def test_the_middle_square_is_kept_and_pixels_are_read_once(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from published import write_models
 from scipy.io import loadmat
 
 from assets.errors import AssetError
@@ -26,7 +27,6 @@ from deca.encode import Encoding, Framing
 from deca.guess import Guess
 from deca.landmarks import Landmarks
 from deca.official_codes import BEST_OF, Mix
-from deca.synthetic import write_smirk
 from flame.arkit import ARKIT_INDEX
 from flame.camera import Camera
 from flame.light import sh_constant
@@ -34,7 +34,6 @@ from flame.load import load_head
 from flame.official import load_flame
 from flame.params import Params, params_from_arkit
 from flame.rotation import axis_angle_to_matrix
-from flame.synthetic import synthetic_flame, write_companions, write_flame
 
 SIDE, CROP = 200, 112  # px of the picture and of the crop in it
 CORNER = (50.0, 40.0)  # of the crop's square in the picture
@@ -295,12 +294,7 @@ def test_a_missing_model_is_named_with_its_place(name, file, tmp_path, monkeypat
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A user's folder with made-up FLAME and SMIRK files."""
-    folder = tmp_path_factory.mktemp("home")
-    made = synthetic_flame(np.random.default_rng(0))
-    write_flame(made, folder / "flame" / "generic_model.pkl")
-    write_companions(made, folder / "flame")
-    write_smirk(folder / "smirk" / "SMIRK_em1.pt", generator=torch.Generator().manual_seed(0))
-    return folder
+    return write_models(tmp_path_factory.mktemp("home"))
 
 
 def test_a_published_model_writes_the_same_files(home, tmp_path, monkeypatch):

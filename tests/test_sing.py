@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from scipy import signal
+from tiny_voice import write_converter
 from typer.testing import CliRunner
 
 from assets import AssetError
@@ -16,6 +19,8 @@ from voice import espeak
 from voice.audio import SAMPLE_RATE, Audio
 from voice.corpus_pitch import pitch_track
 from voice.phonemes import SILENCE, is_vowel
+from voice.revoice import RevoiceConfig
+from voice.revoice_long import revoice_audio
 from voice.score import MELISMA, Note, Score
 from voice.sing import SingConfig, Song, sing
 from voice.sing_line import Vibrato, pitch_line
@@ -23,6 +28,7 @@ from voice.sing_mix import limited, mixed, true_peaks
 from voice.sing_words import words_of
 from voice.speak import SpeakConfig
 from voice.speech import Phoneme, Speech
+from voice.voices import open_book
 
 needs_engine = pytest.mark.skipif(not espeak.is_installed(), reason="needs espeakng-loader")
 ESPEAK = SpeakConfig(engine=espeak.ENGINE)
@@ -62,22 +68,30 @@ def cents_of(song: Song) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(len(found)) / 80 - song.lead_s, np.where(found > 0, cents, np.nan)
 
 
-@needs_engine
-def test_a_sung_scale_is_in_tune_to_thirty_cents(scale):
-    times, cents = cents_of(scale)
+def in_tune(times: np.ndarray, cents: np.ndarray) -> None:
+    """Every note of the scale to 30 cents."""
     for index, pitch in enumerate(SCALE):
         steady = (times > index * 0.6 + 0.15) & (times < index * 0.6 + 0.45)
         assert abs(np.nanmedian(cents[steady]) - 100 * (pitch - 60)) < 30
 
 
-@needs_engine
-def test_a_sung_scale_changes_its_pitch_on_the_beat_to_forty_milliseconds(scale):
-    times, cents = cents_of(scale)
+def on_the_beat(times: np.ndarray, cents: np.ndarray) -> None:
+    """Every change of pitch to 40 ms."""
     for index in range(1, len(SCALE)):
         halfway = 50.0 * (SCALE[index - 1] + SCALE[index] - 120)
         near = (np.abs(times - index * 0.6) < 0.2) & np.isfinite(cents)
         above = times[near][cents[near] > halfway]
         assert abs(above[0] - index * 0.6) < 0.04
+
+
+@needs_engine
+def test_a_sung_scale_is_in_tune_to_thirty_cents(scale):
+    in_tune(*cents_of(scale))
+
+
+@needs_engine
+def test_a_sung_scale_changes_its_pitch_on_the_beat_to_forty_milliseconds(scale):
+    on_the_beat(*cents_of(scale))
 
 
 @needs_engine
@@ -224,6 +238,51 @@ def test_the_command_sings_a_score_over_a_backing_track(tmp_path: Path):
     assert str(out) in done.output
     assert soundfile.info(str(out)).samplerate == 48_000
     assert np.abs(soundfile.read(str(out))[0]).max() > 0.05
+
+
+@needs_engine
+def test_the_command_sings_a_score_in_a_named_voice_and_records_it(tmp_path: Path, monkeypatch):
+    from avatar.cli import app
+
+    monkeypatch.setenv("AVATAR_HOME", str(tmp_path / "home"))
+    folder = write_converter(tmp_path / "converter")
+    (tmp_path / "song.txt").write_text("tempo 120\nC4 1 la\nE4 1 la\n")
+    out = tmp_path / "song.wav"
+    command = ["sing", str(tmp_path / "song.txt"), "--out", str(out), "--engine", "espeak-ng"]
+    command += ["--converter", str(folder)]
+    done = CliRunner().invoke(app, [*command, "--voice", "bruno"])
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "song.wav.json").read_text())
+    assert (record["voice"]["name"], record["voice"]["kind"]) == ("bruno", "shipped")
+    assert [model["name"].split(":")[0] for model in record["models"]] == [
+        "speech", "voice converter", "voice f0", "voice vocoder",
+    ]  # fmt: skip
+    assert set(record["inputs"]) == {"score"} and record["seeds"] == {"sing": 0}
+    assert record["ai_generated"] and record["settings"]["voice"]["keep_melody"]
+    assert record["register"]["source_moved"] % 12 == 0
+    own = CliRunner().invoke(app, [*command[:-2], "--out", str(tmp_path / "own.wav")])
+    assert own.exit_code == 0, own.output
+    plain, voiced = (soundfile.read(tmp_path / name)[0] for name in ("own.wav", "song.wav"))
+    assert len(plain) == len(voiced) and np.abs(plain - voiced).max() > 0.01
+    wrong = CliRunner().invoke(app, [*command, "--voice", "nobody"])
+    assert isinstance(wrong.exception, ValueError) and "nobody" in str(wrong.exception)
+
+
+@needs_engine
+def test_a_score_stays_in_tune_and_on_the_beat_in_a_shipped_voice(scale):
+    book = open_book()
+    made = revoice_audio(
+        scale.speech.audio,
+        book.converter,
+        book.find("felix"),
+        RevoiceConfig(keep_melody=True, gate_db=-50.0),
+        generator=torch.Generator().manual_seed(0),
+    )
+    song = dataclasses.replace(scale, speech=dataclasses.replace(scale.speech, audio=made.audio))
+    times, cents = cents_of(song)
+    cents = cents - 100 * round(made.register.source_moved)
+    in_tune(times, cents)
+    on_the_beat(times, cents)
 
 
 def test_a_sung_take_keeps_its_melody_transposed(tmp_path):

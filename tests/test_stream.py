@@ -18,11 +18,12 @@ from voice.audio import Audio, save_blocks
 from voice.converter import LONGEST_WHOLE_S, Converter
 from voice.hifigan import HifiGan, HifiGanConfig
 from voice.jdc import F0Config, F0Net
+from voice.jdc_stream import PitchStream
 from voice.mel import MelConfig, log_mel, mel_bank, normalised
 from voice.parallel_wavegan import ParallelWaveGan, PwgConfig
 from voice.stargan import COMMON_BANDS, Generator, MappingNetwork, StarganConfig, StyleEncoder
 from voice.stargan_blocks import AdaIN
-from voice.stargan_stream import GeneratorStream, Moments, PitchStream
+from voice.stargan_stream import GeneratorStream
 from voice.stream import (
     FILE,
     LIVE,
@@ -34,6 +35,7 @@ from voice.stream import (
     latency_s,
 )
 from voice.stream_ends import Front, vocoding
+from voice.stream_norms import Moments
 from voice.vocoder import Vocoder
 from voice.vocos import Vocos, VocosConfig
 
@@ -148,7 +150,7 @@ def test_with_the_whole_lines_norms_hops_join_to_what_the_generator_gives_whole(
         if isinstance(layer, (AdaIN, nn.InstanceNorm2d)):
 
             def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                var, mean = torch.var_mean(inputs[0], dim=(2, 3), correction=0, keepdim=True)
+                var, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
                 stream.moments[layer] = Moments(1e9, mean, var)
 
             handles.append(layer.register_forward_pre_hook(keep))
@@ -157,7 +159,7 @@ def test_with_the_whole_lines_norms_hops_join_to_what_the_generator_gives_whole(
     for handle in handles:
         handle.remove()
     common = mel[:, :, :COMMON_BANDS].transpose(1, 2)
-    var, mean = torch.var_mean(common, dim=(2, 3), correction=0, keepdim=True)
+    var, mean = torch.var_mean(common, dim=(0, 2, 3), correction=0)
     stream.moments[net] = Moments(1e9, mean, var)
     parts = [stream.step(mel[..., at : at + 120], 40)[..., :40] for at in range(0, 281, 40)]
     parts.append(stream.step(mel[..., 320:], 80))
@@ -185,8 +187,8 @@ def test_norms_remember_a_fading_mean_of_the_line(converter, style, generator):
     mean = (seen.mean(2) * weights).sum(-1)
     variance = (seen.square().mean(2) * weights).sum(-1) - mean.square()
     found = stream.moments[converter.generator.encode[0].norm1]
-    torch.testing.assert_close(found.mean.flatten().double(), mean[0], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.variance.flatten().double(), variance[0], atol=0, rtol=1e-3)
+    torch.testing.assert_close(found.mean.double(), mean[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.variance.double(), variance[0], atol=0, rtol=1e-3)
 
 
 def test_a_long_pause_leaves_the_norms_where_speech_put_them(converter, style):

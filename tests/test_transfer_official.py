@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from published import write_models
 from scipy.io import loadmat
 
 from assets.errors import AssetError
@@ -19,11 +20,9 @@ from avatar.motion_files import load_npz
 from avatar.official_looks import OfficialLooks
 from avatar.transfer import TransferSettings, transfer
 from avatar.transfer_official import PublishedReader
-from deca.synthetic import write_smirk
 from flame.arkit import ARKIT_INDEX
 from flame.official import load_flame
 from flame.params import Params
-from flame.synthetic import synthetic_flame, write_companions, write_flame
 
 BOX = torch.tensor([50.0, 40.0, 150.0, 140.0])
 
@@ -31,12 +30,7 @@ BOX = torch.tensor([50.0, 40.0, 150.0, 140.0])
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A user's folder with made-up FLAME and SMIRK files."""
-    folder = tmp_path_factory.mktemp("home")
-    made = synthetic_flame(np.random.default_rng(0))
-    write_flame(made, folder / "flame" / "generic_model.pkl")
-    write_companions(made, folder / "flame")
-    write_smirk(folder / "smirk" / "SMIRK_em1.pt", generator=torch.Generator().manual_seed(0))
-    return folder
+    return write_models(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture

@@ -22,8 +22,10 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
     IFPipeline,
+    IFSuperResolutionPipeline,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionImageVariationPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionLatentUpscalePipeline,
     StableDiffusionPipeline,
@@ -341,6 +343,35 @@ def deepfloyd(files: Path) -> IFPipeline:
     )
 
 
+def deepfloyd_second(files: Path) -> IFSuperResolutionPipeline:
+    """DeepFloyd IF's second stage: noise and the enlarged first picture go in side by side."""
+    words = t5_tokenizer()
+    return IFSuperResolutionPipeline(
+        tokenizer=words,
+        text_encoder=t5_encoder(words),
+        unet=unet(in_channels=6, out_channels=6, sample_size=SIDE, class_embed_type="timestep"),
+        scheduler=DDPMScheduler(variance_type="learned_range"),
+        image_noising_scheduler=DDPMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    )
+
+
+def image_variation(files: Path) -> StableDiffusionImageVariationPipeline:
+    """A picture's CLIP embedding in place of words."""
+    return StableDiffusionImageVariationPipeline(
+        vae=vae(),
+        image_encoder=CLIPVisionModelWithProjection(vision_config()),
+        unet=unet(),
+        scheduler=DDIMScheduler(**noise(), set_alpha_to_one=False),
+        safety_checker=None,
+        feature_extractor=image_processor(),
+        requires_safety_checker=False,
+    )
+
+
 def controlnet() -> ControlNetModel:
     """For sd1; its last layers are not zero, so that it shows."""
     net = ControlNetModel.from_unet(unet(), conditioning_embedding_out_channels=(8, 16))
@@ -371,6 +402,8 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "flux": flux,
     "unclip": unclip,
     "deepfloyd": deepfloyd,
+    "deepfloyd-second": deepfloyd_second,
+    "image-variation": image_variation,
     "controlnet": lambda files: controlnet(),
     "image-encoder": lambda files: CLIPVisionModelWithProjection(vision_config()),
     "t2i": lambda files: t2i_adapter(),

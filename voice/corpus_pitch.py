@@ -1,4 +1,7 @@
-"""Pitch of clean speech and singing by autocorrelation (Boersma 1993): targets for training."""
+"""Pitch of clean speech and singing by autocorrelation (Boersma 1993): targets for training.
+
+At the mel's frames. Effects and singing go by `voice.pitch`, another method on finer frames.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from jaxtyping import Float
 
 from voice.audio import SAMPLE_RATE
 from voice.mel import MelConfig
+from voice.pitch_path import best_path
 
 FLOOR_HZ, CEILING_HZ = 60.0, 1_050.0
 _SPEECH_HZ = 500.0  # few speakers go beyond
@@ -34,7 +38,10 @@ def pitch_track(
             f"0..{SAMPLE_RATE / 8:.0f}"
         )
     frequencies, strengths = _candidates(samples.astype(np.float64), floor_hz, ceiling_hz)
-    return _best_path(frequencies, strengths)
+    scale = 0.01 * SAMPLE_RATE / MelConfig().hop_length
+    return best_path(
+        frequencies, -strengths, jump_cost=scale * _JUMP_COST, switch_cost=scale * _SWITCH_COST
+    )
 
 
 def usual_pitch(f0: Float[np.ndarray, " T"]) -> float:
@@ -85,27 +92,3 @@ def _candidates(
         loud = np.abs(block).max(axis=1) / loudest
         strengths[rows, 0] = _VOICING + np.maximum(0, 2 - loud * (1 + _VOICING) / _SILENCE)
     return frequencies, strengths
-
-
-def _best_path(
-    frequencies: Float[np.ndarray, "T K"], strengths: Float[np.ndarray, "T K"]
-) -> Float[np.ndarray, " T"]:
-    """The candidates of greatest strength after the costs of jumps between frames (Viterbi)."""
-    hop_s = MelConfig().hop_length / SAMPLE_RATE
-    scale = 0.01 / hop_s
-    octaves = np.log2(np.maximum(frequencies, 1.0))
-    is_voiced = frequencies > 0
-    came_from = np.zeros(frequencies.shape, dtype=np.int64)
-    best = strengths[0]
-    for t in range(1, len(frequencies)):
-        both = is_voiced[t - 1][:, None] & is_voiced[t]
-        jump = _JUMP_COST * np.abs(octaves[t - 1][:, None] - octaves[t])
-        cost = np.where(both, jump, _SWITCH_COST * (is_voiced[t - 1][:, None] != is_voiced[t]))
-        total = best[:, None] - scale * cost
-        came_from[t] = total.argmax(axis=0)
-        best = total.max(axis=0) + strengths[t]
-    path = np.zeros(len(frequencies), dtype=np.int64)
-    path[-1] = int(best.argmax())
-    for t in range(len(frequencies) - 1, 0, -1):
-        path[t - 1] = came_from[t][path[t]]
-    return np.take_along_axis(frequencies, path[:, None], axis=1)[:, 0]

@@ -1,13 +1,18 @@
-"""Pitch of one voice, by YIN (de Cheveigné and Kawahara 2002) and a best path through frames."""
+"""Pitch of one voice, by YIN (de Cheveigné and Kawahara 2002): what effects and singing go by.
+
+Every 5 ms, also through creaks and noise. `voice.corpus_pitch` finds the networks' targets and is
+the second opinion that the tests of singing ask for.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from voice.audio import SAMPLE_RATE
+from voice.pitch_path import best_path
 
 _CANDIDATES = 6
 _SILENCE_DB = -50.0  # below the loudest frame
@@ -47,8 +52,12 @@ def track_pitch(
     """
     config = config or PitchConfig()
     frequencies, costs = _candidates(samples.astype(np.float64), config)
-    path = _best_path(frequencies, costs, config)
-    return np.take_along_axis(frequencies, path[:, None], axis=1)[:, 0]
+    return best_path(
+        frequencies,
+        costs,
+        jump_cost=config.jump_cost * 0.01 * SAMPLE_RATE / config.hop_length,
+        switch_cost=config.switch_cost,
+    )
 
 
 def _candidates(
@@ -114,26 +123,3 @@ def _of_block(
     is_dip = (here <= before) & (here < after)
     hertz = SAMPLE_RATE / (np.arange(least, most) + shift)
     return hertz, np.where(is_dip, depth, _NEVER), own[:, 0] / width
-
-
-def _best_path(
-    frequencies: Float[np.ndarray, "T K"], costs: Float[np.ndarray, "T K"], config: PitchConfig
-) -> Int[np.ndarray, " T"]:
-    """The candidates of least cost, jumps between frames included (Viterbi)."""
-    scale = 0.01 * SAMPLE_RATE / config.hop_length
-    octaves = np.log2(np.maximum(frequencies, 1.0))
-    is_voiced = frequencies > 0
-    came_from = np.zeros(frequencies.shape, dtype=np.int64)
-    best = costs[0]
-    for t in range(1, len(frequencies)):
-        both = is_voiced[t - 1][:, None] & is_voiced[t]
-        jump = config.jump_cost * np.abs(octaves[t - 1][:, None] - octaves[t])
-        switch = config.switch_cost * (is_voiced[t - 1][:, None] != is_voiced[t])
-        total = best[:, None] + np.where(both, scale * jump, switch)
-        came_from[t] = total.argmin(axis=0)
-        best = total.min(axis=0) + costs[t]
-    path = np.zeros(len(frequencies), dtype=np.int64)
-    path[-1] = int(best.argmin())
-    for t in range(len(frequencies) - 1, 0, -1):
-        path[t - 1] = came_from[t][path[t]]
-    return path

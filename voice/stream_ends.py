@@ -60,8 +60,8 @@ class Front:
         self._join()
         hop = self.config.hop_length
         frames = self._held.unfold(0, 2 * self._half, hop)[:count]  # [T, N]
-        spectrum = torch.view_as_real(torch.fft.rfft(frames * self._window, self.config.n_fft))
-        power = spectrum.square().sum(-1)
+        spectrum = torch.fft.rfft(frames * self._window, self.config.n_fft)
+        power = spectrum.real.square() + spectrum.imag.square()
         peaks = frames[:, self._half : self._half + hop].abs().amax(dim=1)
         self._held = self._held[count * hop :]
         self._length -= count * hop

@@ -37,23 +37,25 @@ class FollowedPitch:
         if semitones is None and converter.style_pitch is not None:
             self._wanted = float(converter.style_pitch(style).detach()[0, 0])
         self._heard_hz: deque[float] = deque(maxlen=_REMEMBERED)
+        self._median_hz = 0.0  # of those; 0 before any
         self._waiting: list[Tensor] = []  # mels that the pitch network is to hear
 
     def moved_mel(self, power: Float[Tensor, "K T"], fresh: int) -> Float[Tensor, "M T"]:
         """The natural-log mel of power spectra, of which the last `fresh` come the first time."""
-        mel = torch.log(self._bank.T @ power + self._config.floor)
         if self._semitones is None and self._wanted is None:
-            return mel
-        self._listen(mel[:, mel.shape[1] - fresh :])
-        ordered = sorted(self._heard_hz)
-        median_hz = ordered[(len(ordered) - 1) // 2] if ordered else 0.0
+            return self._mel(power)
+        self._listen(self._mel(power[:, power.shape[1] - fresh :]))
+        median_hz = self._median_hz
         move = self._move(median_hz)
         if move == 0:
-            return mel
+            return self._mel(power)
         log_power = torch.log(power + self._config.floor / 100)[None]
         envelope = smoothed(log_power, power.new_tensor([median_hz or _USUAL_HZ]), self._config)
         fine = stretched(log_power - envelope, power.new_tensor([2.0 ** (move / 12)]), outside=0.0)
         return to_mel(envelope + fine, self._config)[0]
+
+    def _mel(self, power: Tensor) -> Tensor:
+        return torch.log(self._bank.T @ power + self._config.floor)
 
     def _move(self, median_hz: float) -> float:
         if self._semitones is not None:
@@ -72,5 +74,7 @@ class FollowedPitch:
         pitch, silence = self._net.pitch_and_silence(normalised(heard)[None, None])
         voiced = (pitch.f0[0] >= 50.0) & (silence[0] < 0)
         self._heard_hz.extend(pitch.f0[0][voiced].tolist())
+        if ordered := sorted(self._heard_hz):
+            self._median_hz = ordered[(len(ordered) - 1) // 2]
         if enough:
             self._waiting = []

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +26,8 @@ from voice.phonemes import SILENCE
 from voice.shipped import save_net
 from voice.speech import Phoneme
 from voice.train_crops import Batch, clip_weights, draw_crops, noisy
-from voice.train_run import Run, apply_gradients, learning_rate
-
-log = logging.getLogger(__name__)
+from voice.train_run import Run
+from voice.training_loop import descend
 
 _FRAME_S = MelConfig().hop_length / SAMPLE_RATE
 _PADDING = -1
@@ -161,38 +158,20 @@ def train(
         run = Run(folder, {"asr": net}, {"asr": optimizer}, {"asr": averaged}, generator)
         run.resume()
         weights = clip_weights(corpus, indices)
-        started, before = time.monotonic(), run.spent_s
         net.train()
-        while run.step < config.steps:
-            if minutes is not None and time.monotonic() - started > 60 * minutes:
-                break
-            # the step's number seeds dropout, so that a resumed run goes on as it would have
-            torch.manual_seed(config.seed + run.step)
+
+        def loss(_step: int) -> tuple[Tensor, dict[str, float]]:
             batch = draw_crops(
                 corpus, indices, weights, config.frames, config.batch, generator=generator
             )
             mel = noisy(batch, config.noisy_share, generator=generator)
-            loss, figures = loss_of(net, mel, said(corpus, batch), config, generator=generator)
-            loss.backward()  # type: ignore[no-untyped-call]
-            rate = learning_rate(
-                run.step,
-                config.steps,
-                peak=config.learning_rate,
-                warm_up=config.warm_up,
-                decay_share=config.decay_share,
-            )
-            skipped = not apply_gradients(optimizer, rate, 5.0)
-            run.step += 1
-            run.average(config.ema)
-            run.spent_s = before + time.monotonic() - started
-            if run.step % 20 == 0 or run.step in (1, config.steps):
-                run.record({**figures, "rate": rate, "skipped": float(skipped)})
-                log.info("step %d: %s", run.step, {n: round(v, 4) for n, v in figures.items()})
-            if run.step % config.save_every == 0 or run.step == config.steps:
-                run.save()
-                if export is not None:
-                    save_net(averaged, export)
-        run.save()
+            return loss_of(net, mel, said(corpus, batch), config, generator=generator)
+
+        def keep() -> None:
+            if export is not None:
+                save_net(averaged, export)
+
+        descend(run, "asr", loss, config, minutes=minutes, keep=keep)
     return averaged.eval()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +17,8 @@ from voice.corpus_pitch import usual_pitch
 from voice.jdc import F0Config, F0Net
 from voice.shipped import save_net
 from voice.train_crops import Batch, clip_weights, draw_crops, noisy
-from voice.train_run import Run, apply_gradients, learning_rate
-
-log = logging.getLogger(__name__)
+from voice.train_run import Run
+from voice.training_loop import descend
 
 _HEADS = ("detector_conv", "bilstm_", "classifier", "detector")  # what the feature does not need
 _BINS, _LOWEST_HZ = 112, 50.0  # of the guide: half semitones up to 1270 Hz
@@ -149,41 +146,24 @@ def train(
         indices = corpus.indices(held_out=False)
         weights = clip_weights(corpus, indices)
         usual_hz = torch.tensor([usual_pitch(corpus.f0(i).numpy()) for i in range(len(corpus))])
-        started, before = time.monotonic(), run.spent_s
         net.train()
         frozen = False
-        while run.step < config.steps:
-            if minutes is not None and time.monotonic() - started > 60 * minutes:
-                break
-            if 0 < config.trunk_steps <= run.step and not frozen:
-                frozen = freeze_trunk(net, averaged, take=run.step == config.trunk_steps)
-            # the step's number seeds dropout, so that a resumed run goes on as it would have
-            torch.manual_seed(config.seed + run.step)
+
+        def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+            nonlocal frozen
+            if 0 < config.trunk_steps <= step and not frozen:
+                frozen = freeze_trunk(net, averaged, take=step == config.trunk_steps)
             batch = draw_crops(
                 corpus, indices, weights, config.frames, config.batch, generator=generator
             )
             mel = noisy(batch, config.noisy_share, generator=generator)
-            loss, figures = loss_of(net, guide, mel, batch.f0, usual_hz[batch.clips], config)
-            loss.backward()  # type: ignore[no-untyped-call]
-            rate = learning_rate(
-                run.step,
-                config.steps,
-                peak=config.learning_rate,
-                warm_up=config.warm_up,
-                decay_share=config.decay_share,
-            )
-            skipped = not apply_gradients(optimizer, rate, 5.0)
-            run.step += 1
-            run.average(config.ema)
-            run.spent_s = before + time.monotonic() - started
-            if run.step % 20 == 0 or run.step in (1, config.steps):
-                run.record({**figures, "rate": rate, "skipped": float(skipped)})
-                log.info("step %d: %s", run.step, {n: round(v, 4) for n, v in figures.items()})
-            if run.step % config.save_every == 0 or run.step == config.steps:
-                run.save()
-                if export is not None:
-                    save_net(averaged, export)
-        run.save()
+            return loss_of(net, guide, mel, batch.f0, usual_hz[batch.clips], config)
+
+        def keep() -> None:
+            if export is not None:
+                save_net(averaged, export)
+
+        descend(run, "f0", loss, config, minutes=minutes, keep=keep)
     return averaged.eval()
 
 

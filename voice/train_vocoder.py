@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,8 @@ from voice.mel import denormalised, log_mel, normalised
 from voice.shipped import save_net
 from voice.train_crops import Batch, blurred, clip_weights, draw_crops
 from voice.train_previews import save_mels, save_sounds
-from voice.train_run import Run, apply_gradients, learning_rate
+from voice.train_run import Run, apply_gradients
+from voice.training_loop import descend
 from voice.vocos import Filters, Vocos, VocosConfig, filled, gaussian_targets
 from voice.vocos_source import excitations, frame_phases, overlap_add, spectra
 
@@ -201,51 +201,26 @@ def train(
         log.info("going on from step %d", run.step)
     indices = corpus.indices(held_out=False)
     weights = clip_weights(corpus, indices, config.narrow_share)
-    started, before, skipped = time.monotonic(), run.spent_s, 0
-    sums: dict[str, float] = {}
-    count = 0
-    while run.step < config.steps:
-        if minutes is not None and time.monotonic() - started > 60 * minutes:
-            break
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         batch = draw_crops(
             corpus, indices, weights, config.frames, config.batch, generator=generator
         )
         others = draw_crops(
             corpus, indices, weights, config.frames, config.pitch_batch, generator=generator
         )
-        loss, figures, made = loss_of(net, batch, config, others, generator=generator)
-        if rival is not None and run.step >= config.adversarial_from:
+        found, figures, made = loss_of(net, batch, config, others, generator=generator)
+        if rival is not None and step >= config.adversarial_from:
             figures["judge"] = rival.learn(batch.samples, made.detach())
-            loss = loss + config.adversarial_weight * rival.loss(batch.samples, made)
-        loss.backward()  # type: ignore[no-untyped-call]
-        spent = 0.0 if minutes is None else (time.monotonic() - started) / (60 * minutes)
-        rate = learning_rate(
-            # a run that is stopped by the clock falls by the clock
-            max(run.step, int(spent * config.steps)) if run.step >= config.warm_up else run.step,
-            config.steps,
-            peak=config.learning_rate,
-            warm_up=config.warm_up,
-            decay_share=config.decay_share,
-        )
-        skipped += not apply_gradients(optimizer, rate, 5.0)
-        run.step += 1
-        run.average(config.ema)
-        run.spent_s = before + time.monotonic() - started
-        count += 1
-        sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
-        if run.step % 50 == 0 or run.step == config.steps:
-            means = {name: value / count for name, value in sums.items()}
-            run.record({**means, "rate": rate, "skipped": float(skipped)})
-            log.info("step %d: %s", run.step, {n: round(v, 4) for n, v in means.items()})
-            sums, count = {}, 0
-        if run.step % config.save_every == 0:
-            run.save()
-            preview(averaged, corpus, folder)
-            if export is not None:
-                save_net(averaged, export)
-    run.save()
-    if export is not None:
-        save_net(averaged, export)
+            found = found + config.adversarial_weight * rival.loss(batch.samples, made)
+        return found, figures
+
+    def keep() -> None:
+        preview(averaged, corpus, folder)
+        if export is not None:
+            save_net(averaged, export)
+
+    descend(run, "vocoder", loss, config, minutes=minutes, row_every=50, keep=keep)
     return averaged.eval()
 
 

@@ -7,6 +7,8 @@ as sound, but a converter that learnt from such mels hears the right pitch in th
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -99,7 +101,7 @@ def stretched(
 
 def to_mel(power: Float[Tensor, "B K T"], config: MelConfig) -> Float[Tensor, "B M T"]:
     """The log-mel of a log power spectrum."""
-    bank = mel_bank(config).to(power)
+    bank = _bank(config, power.dtype, power.device)
     linear = (power.exp() - config.floor / 100).clamp(min=0.0)
     return torch.log(torch.einsum("km,bkt->bmt", bank, linear) + config.floor)
 
@@ -116,3 +118,8 @@ def median_pitch(
         voiced &= silence < 0
     rows = [row[keep] for row, keep in zip(f0, voiced, strict=True)]
     return torch.stack([row.median() if len(row) else row.new_zeros(()) for row in rows])
+
+
+@lru_cache(maxsize=8)
+def _bank(config: MelConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return mel_bank(config).to(device, dtype)

@@ -36,7 +36,8 @@ def fitted(
     A strength above 1 goes further than that, as far again as the share above it. With `pooling`
     the powers of neighbouring bands are compared, not each band's own.
     """
-    power = spectrum.square().sum(-1) @ bank
+    real, imaginary = spectrum.unbind(-1)
+    power = (real.square() + imaginary.square()) @ bank
     wanted = (log_power.exp() - MelConfig().floor).clamp(min=_LEAST)
     if pooling is not None:
         power, wanted = power @ pooling, wanted @ pooling
@@ -55,17 +56,30 @@ def agreeing(
     """
     count = spectrum.shape[1] - back - ahead
     n_fft = 2 * (spectrum.shape[2] - 1)
-    window = torch.hann_window(n_fft, dtype=spectrum.dtype, device=spectrum.device)
+    window, weight = _window_and_weight(n_fft, ahead, back, spectrum.dtype, spectrum.device)
     frames = torch.fft.irfft(torch.view_as_complex(spectrum.contiguous()), n_fft) * window
+    parts = frames.unflatten(2, (OVERLAP, -1))  # [B, T, 4, hop]
+    sound = parts[:, back : back + count].clone()
+    for shift in [*range(-back, 0), *range(1, ahead + 1)]:
+        # of frames that begin so many hops after this one
+        before, after = max(0, shift), max(0, -shift)
+        other = parts[:, back + shift : back + shift + count, after : OVERLAP - before]
+        sound[:, :, before : OVERLAP - after] += other
+    return torch.view_as_real(torch.fft.rfft(sound.flatten(2) * weight))
+
+
+@lru_cache(maxsize=32)
+def _window_and_weight(
+    n_fft: int, ahead: int, back: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """A frame's window, and the window over what the frames around it add up to."""
+    window = torch.hann_window(n_fft, dtype=dtype, device=device)
     hop = n_fft // OVERLAP
-    sound = weight = torch.zeros((), dtype=frames.dtype, device=frames.device)
-    for shift in range(-back, ahead + 1):  # of frames that begin so many hops after this one
+    weight = torch.zeros_like(window)
+    for shift in range(-back, ahead + 1):
         before, after = max(0, shift) * hop, max(0, -shift) * hop
-        part = frames[:, back + shift : back + shift + count, after : n_fft - before]
-        sound = sound + F.pad(part, (before, after))
-        weight = weight + F.pad(window.square()[after : n_fft - before], (before, after))
-    sound = sound / weight.clamp(min=1e-4)
-    return torch.view_as_real(torch.fft.rfft(sound * window))
+        weight += F.pad(window.square()[after : n_fft - before], (before, after))
+    return window, window / weight.clamp(min=1e-4)
 
 
 def refined(

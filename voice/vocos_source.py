@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -64,9 +65,20 @@ def position_noise(positions: Int[Tensor, " N"], seed: int = 0) -> Float[Tensor,
     return (x.double() / 2**32 - 0.5).mul(math.sqrt(12.0)).float()
 
 
-def spectra(signal: Float[Tensor, "B N"], n_fft: int, hop: int) -> Float[Tensor, "B T K 2"]:
-    """Hann-windowed spectra of frames centred on samples 0, hop, ...; zeros lie outside."""
-    padded = F.pad(signal, (n_fft // 2, n_fft // 2 - hop))
+def spectra(
+    signal: Float[Tensor, "B N"],
+    n_fft: int,
+    hop: int,
+    *,
+    first: bool = True,
+    last: bool = True,
+) -> Float[Tensor, "B T K 2"]:
+    """Hann-windowed spectra of frames centred on samples 0, hop, ...; zeros lie outside.
+
+    Where the signal is not the line's `first` part, the first frame is the first one that lies
+    inside, and where it is not its `last`, the last one is.
+    """
+    padded = F.pad(signal, (n_fft // 2 if first else 0, n_fft // 2 - hop if last else 0))
     frames = padded.unfold(-1, n_fft, hop) * _window(n_fft, signal)
     return torch.view_as_real(torch.fft.rfft(frames))
 
@@ -91,4 +103,9 @@ def _turns_within(start_hz: Tensor, end_hz: Tensor, step: Tensor, hop: int) -> T
 
 
 def _window(n_fft: int, like: Tensor) -> Tensor:
-    return torch.hann_window(n_fft, dtype=like.dtype, device=like.device)
+    return _made_window(n_fft, like.dtype, like.device)
+
+
+@lru_cache(maxsize=8)
+def _made_window(n_fft: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.hann_window(n_fft, dtype=dtype, device=device)

@@ -1,0 +1,220 @@
+"""One portrait by its recipe: its model opened with what belongs to it, and how it is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from assets.image import read_image
+from avatar.portrait_extras import PortraitExtras, draw_with_second, open_refiner
+from avatar.progress import Progress
+from diffusion.recipe import Recipe
+
+if TYPE_CHECKING:
+    from avatar.portrait_like import HeadGuide
+    from diffusion.conduct import OnStep
+
+_SMALLEST = 16  # px a side of a picture that is drawn over
+
+
+@dataclass(frozen=True)
+class PortraitInputs:
+    """What goes in beside the recipe."""
+
+    model: Path | str | None = None  # None is the recipe's, else the shipped one
+    image: Path | None = None
+    mask: Path | None = None
+    lora_dir: Path | None = None
+    device: str = "auto"
+    compiled: bool = False
+    only: int | None = None  # of the batch, the one picture that is written
+    guide: HeadGuide | None = None  # the head that the pictures are of
+    extras: PortraitExtras = PortraitExtras()  # noqa: RUF009 - frozen
+
+
+def open_pipeline(
+    source: Path | str, recipe: Recipe, inputs: PortraitInputs, progress: Progress
+) -> Any:
+    """The model with its LoRAs, words, conditions' networks and safety setting, where it runs."""
+    from diffusion.adapters import use_loras
+    from diffusion.compute import choose_device, choose_dtype, place
+    from diffusion.load import load_pipeline
+
+    dtype = choose_dtype(choose_device(inputs.device))
+    safety = "on" if recipe.safety_checker else "off"
+    controls = inputs.extras.controls if inputs.guide is None else inputs.guide.controls
+    pipeline = load_pipeline(
+        source,
+        dtype=dtype,
+        safety=safety,
+        controlnets=tuple(one.source for one in controls),
+        t2i_adapters=tuple(one.source for one in inputs.extras.t2i_adapters),
+    )
+    if recipe.all_loras():
+        use_loras(pipeline, list(recipe.all_loras()), inputs.lora_dir)
+    inputs.extras.add_to(pipeline, recipe, inputs.lora_dir, progress)
+    place(pipeline, inputs.device, compiled=inputs.compiled)
+    return pipeline
+
+
+def drawn_in_memory(
+    pipeline: Any, recipe: Recipe, inputs: PortraitInputs, progress: Progress
+) -> tuple[Recipe, Float[Tensor, "B 3 H W"]]:
+    """`drawn`; where memory runs out, in two halves of the batch, and then it is said."""
+    from diffusion.compute import OutOfMemory, memory_in_words
+
+    help_with = "ask for a smaller --size or --hires, a smaller --batch, or --device cpu"
+    try:
+        with memory_in_words(f"at {recipe.batch} pictures at once", help_with):
+            return drawn(pipeline, recipe, inputs, progress)
+    except OutOfMemory:
+        if recipe.batch == 1:
+            raise
+    progress.warn(f"memory ran out at {recipe.batch} pictures at once; they are drawn in halves")
+    half = recipe.batch // 2
+    found = []
+    made = recipe
+    for first, count in ((0, half), (half, recipe.batch - half)):
+        part = recipe.change(
+            batch=count, seed=recipe.seed + first, variation_seed=recipe.variation_seed + first
+        )
+        with memory_in_words(f"at {count} pictures at once too", help_with):
+            made, pictures = drawn(pipeline, part, inputs, progress)
+        found.append(pictures)
+    whole = {name: getattr(recipe, name) for name in ("batch", "seed", "variation_seed")}
+    return made.change(**whole), torch.cat(found)
+
+
+def takes_prompts(pipeline: Any) -> bool:
+    """Whether a model draws what words say."""
+    parts = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    return any(getattr(pipeline, part, None) is not None for part in parts)
+
+
+def drawn(
+    pipeline: Any, recipe: Recipe, inputs: PortraitInputs, progress: Progress
+) -> tuple[Recipe, Float[Tensor, "B 3 H W"]]:
+    """The pictures, and the recipe saying which way they were made."""
+    import diffusion
+    from diffusion.reimagining import reimagines
+
+    extras = inputs.extras
+    write_preview = extras.previewer(pipeline, recipe)
+
+    def on_step(step: int, total: int, latents: Tensor) -> None:
+        progress.step(step, total)
+        write_preview(latents)
+
+    if inputs.guide is not None:
+        return inputs.guide.draw(pipeline, recipe, on_step)
+    image = None if inputs.image is None else read_image(inputs.image, min_side=_SMALLEST)
+    if recipe.toward is not None:
+        from diffusion.interpolation import draw_between
+
+        return recipe, draw_between(pipeline, recipe, on_step=on_step)
+    if reimagines(pipeline) or extras.fuse is not None:
+        return _met(pipeline, recipe, image, extras, on_step)
+    if not takes_prompts(pipeline):
+        if getattr(pipeline, "transformer", None) is not None:
+            recipe = recipe.change(kind="class")
+            label = recipe.prompt.strip()
+            number = int(label) if label.isdecimal() else label
+            return recipe, diffusion.class_conditional(pipeline, recipe, number)
+        recipe = recipe.change(kind="unconditional")
+        return recipe, diffusion.unconditional(pipeline, recipe)
+    if extras.steering:
+        return _steered(pipeline, recipe, inputs, image, on_step)
+    if extras.refiner is not None:
+        if image is not None:
+            raise ValueError("--refiner goes on with what the model drew; leave --image out")
+        second = open_refiner(extras.refiner, pipeline, recipe, inputs.device)
+        drawn = draw_with_second(pipeline, second, recipe, on_step)
+        return recipe.change(kind="txt2img"), drawn
+    if image is None:
+        if "Upscale" in type(pipeline).__name__:
+            raise ValueError("the model enlarges pictures and draws none; name one with --image")
+        recipe = recipe.change(kind="txt2img")
+        return recipe, diffusion.txt2img(pipeline, recipe, on_step=on_step)
+    if recipe.margins is not None:
+        recipe = recipe.change(kind="outpaint")
+        left, right, top, bottom = recipe.margins
+        margins = diffusion.Margins(left, right, top, bottom)
+        return recipe, diffusion.outpaint(pipeline, recipe, image, margins, on_step=on_step)
+    if inputs.mask is not None:
+        recipe = recipe.change(kind="inpaint")
+        mask = read_image(inputs.mask, min_side=1).mean(dim=1, keepdim=True)
+        return recipe, diffusion.inpaint(pipeline, recipe, image, mask, on_step=on_step)
+    if recipe.hires > 1 or "Upscale" in type(pipeline).__name__:
+        recipe = recipe.change(kind="upscale", batch=1)
+        return recipe, diffusion.upscale(pipeline, recipe, image, on_step=on_step)
+    recipe = recipe.change(kind="img2img")
+    return recipe, diffusion.img2img(pipeline, recipe, image, on_step=on_step)
+
+
+def _met(
+    pipeline: Any, recipe: Recipe, image: Tensor | None, extras: PortraitExtras, on_step: OnStep
+) -> tuple[Recipe, Float[Tensor, "B 3 H W"]]:
+    """What a picture shows drawn anew, or two pictures as one."""
+    from diffusion.from_picture import covered
+    from diffusion.interpolation import fuse
+    from diffusion.reimagining import reimagine, reimagines
+
+    if image is None:
+        raise ValueError("this draws anew what a picture shows; name it with --image")
+    other = None if extras.fuse is None else read_image(extras.fuse, min_side=_SMALLEST)
+    share = extras.share or 0.0
+    if reimagines(pipeline):
+        recipe = recipe.change(kind="reimagine" if other is None else "fuse")
+        return recipe, reimagine(pipeline, recipe, image, other, share, on_step=on_step)
+    assert other is not None
+    recipe = recipe.change(kind="fuse", batch=1)
+    first = image if recipe.size is None else covered(image, recipe.size)
+    second = covered(other, (first.shape[-1], first.shape[-2]))
+    return recipe, fuse(pipeline, recipe.needs_words(), first, second, share, on_step=on_step)
+
+
+def _steered(
+    pipeline: Any, recipe: Recipe, inputs: PortraitInputs, image: Tensor | None, on_step: OnStep
+) -> tuple[Recipe, Float[Tensor, "B 3 H W"]]:
+    """Pictures held to the conditions that were given, also over a picture and in a mask."""
+    from diffusion.conditioned import conditioned
+    from diffusion.draw import size_of
+    from diffusion.from_picture import covered
+    from diffusion.t2i_adapters import adapted
+
+    if recipe.size is None and image is not None:
+        height, width = (max(8, side // 8 * 8) for side in image.shape[-2:])
+        recipe = recipe.change(size=(width, height))
+    size = size_of(pipeline, recipe)
+    recipe = recipe.change(kind="txt2img", size=size)
+    conditions = inputs.extras.conditions(size)
+    scales = [one.scale for one in inputs.extras.steering]
+    if inputs.extras.t2i_adapters:
+        if image is not None:
+            raise ValueError("T2I-Adapters draw from a prompt alone; leave --image out")
+        return recipe, adapted(pipeline, recipe, conditions, scales=scales, on_step=on_step)
+    given, mask = None, None
+    if image is not None:
+        given, recipe = covered(image, size), recipe.change(kind="img2img")
+        if inputs.mask is not None:
+            recipe = recipe.change(kind="inpaint")
+            mask = read_image(inputs.mask, min_side=1).mean(dim=1, keepdim=True)
+            if mask.shape[-2:] != image.shape[-2:]:
+                raise ValueError("the mask and the image differ in size; give both in one size")
+            mask = covered(mask, size)
+    pictures = conditioned(
+        pipeline, recipe, conditions, image=given, mask=mask, scales=scales, on_step=on_step
+    )
+    return recipe, pictures
+
+
+def record_in_json(pipeline: Any) -> dict[str, Any]:
+    """What a pipeline is made of, for reports."""
+    from diffusion.record import record_of
+
+    return vars(record_of(pipeline))

@@ -1,0 +1,53 @@
+"""The portrait model that comes with the package: what it is drawn with, and its enlarging."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from assets.store import PACKAGE
+from diffusion.recipe import Recipe
+from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
+
+FOLDER, UPSCALER = "portrait", "portrait-upscaler"  # under assets/, and in its manifest
+SIDE = 128  # px that it draws; pictures are twice as large when they are written
+STEPS, CFG = 20, 4.0  # usual
+SAID = "drawn at 128 pixels and made twice as large by the network portrait-upscaler"
+_MODEL = PACKAGE / FOLDER
+_ENLARGER = PACKAGE / UPSCALER / "upscaler.safetensors"
+
+
+def is_shipped(source: Path | str) -> bool:
+    """Whether a model's place is that of the shipped one."""
+    return Path(source) == _MODEL
+
+
+def is_installed() -> bool:
+    """Whether the model is there."""
+    return (_MODEL / "model_index.json").is_file()
+
+
+def usual(source: Path | str | None) -> dict[str, Any]:
+    """Settings that suit the shipped model, by name of a recipe's; none of another model."""
+    if source is None and is_installed():
+        return {"steps": STEPS, "cfg": CFG}
+    return {}
+
+
+def fitted(recipe: Recipe) -> Recipe:
+    """A recipe in the size that the model draws, where it names none."""
+    return recipe if recipe.size is not None else recipe.change(size=(SIDE, SIDE))
+
+
+def enlarged(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
+    """The model's pictures twice as large; as they are where the enlarger is not installed."""
+    return enlarge(_enlarger(), images) if _ENLARGER.is_file() else images
+
+
+@lru_cache(maxsize=1)
+def _enlarger() -> Upscaler:
+    return load_upscaler(_ENLARGER)

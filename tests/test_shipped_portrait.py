@@ -1,0 +1,83 @@
+"""The portrait model that comes with the package, as a user without any other model has it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from assets.image import write_image
+from assets.store import PACKAGE, shipped_model
+from avatar.cli import app
+from diffusion import load_pipeline
+from diffusion.shipped_portrait import CFG, FOLDER, SIDE, STEPS, UPSCALER, enlarged, usual
+
+PLACE = PACKAGE / FOLDER
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """What is this small takes longer on two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_it_is_a_stable_diffusion_folder_in_small_shards():
+    settings = json.loads((PLACE / "model_index.json").read_text(encoding="utf-8"))
+    assert settings["_class_name"] == "StableDiffusionPipeline"
+    for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
+        assert (PLACE / part).is_dir(), part
+    sizes = [path.stat().st_size for path in PLACE.rglob("*") if path.is_file()]
+    assert max(sizes) < 16_000_000 and sum(sizes) < 80_000_000
+    for name in (FOLDER, UPSCALER):
+        assert shipped_model(name).fault() is None
+    pipeline = load_pipeline(PLACE)
+    assert pipeline.vae_scale_factor == 8
+    assert pipeline.unet.config.sample_size * 8 == SIDE
+
+
+def test_a_prompt_without_a_model_is_drawn_by_it_and_the_report_says_how(tmp_path):
+    out = tmp_path / "a.png"
+    words = ["portrait", "a smiling woman with black hair", "--out", str(out), "--steps", "2"]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    with Image.open(out) as image:
+        assert image.size == (2 * SIDE, 2 * SIDE)
+        assert np.asarray(image).std() > 10
+    report = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert report["recipe"]["model"] == FOLDER and report["recipe"]["size"] == [SIDE, SIDE]
+    assert report["recipe"]["cfg"] == CFG and report["recipe"]["steps"] == 2
+    assert "128 pixels" in report["model"]["enlarged"]
+
+
+def test_a_photo_is_drawn_over_in_the_models_size(tmp_path):
+    photo = torch.zeros(1, 3, 150, 200)
+    photo[:, 0, :, 100:] = 1
+    write_image(tmp_path / "photo.png", photo)
+    words = ["portrait", "oil painting of a man", "--image", str(tmp_path / "photo.png")]
+    words += ["--strength", "0.1", "--steps", "10", "--out", str(tmp_path / "b.png")]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    with Image.open(tmp_path / "b.png") as image:
+        made = np.asarray(image).astype(float)
+    assert made.shape == (2 * SIDE, 2 * SIDE, 3)
+    # little is changed: the right half is still the red one
+    assert made[:, 140:, 0].mean() > made[:, :116, 0].mean() + 100
+
+
+def test_settings_that_suit_it_are_for_it_alone():
+    assert usual(None) == {"steps": STEPS, "cfg": CFG}
+    assert usual("another") == {}
+
+
+def test_enlarging_doubles_and_keeps_what_is_seen(generator):
+    coarse = torch.rand(1, 3, 4, 4, generator=generator)
+    picture = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
+    larger = enlarged(picture)
+    assert larger.shape == (1, 3, 64, 64)
+    back = torch.nn.functional.avg_pool2d(larger, 2)
+    assert float((back - picture).abs().mean()) < 0.05
