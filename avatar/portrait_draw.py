@@ -141,9 +141,9 @@ def drawn(
         recipe = recipe.change(kind="txt2img")
         return recipe, diffusion.txt2img(pipeline, recipe, on_step=on_step)
     if recipe.margins is not None:
-        recipe = recipe.change(kind="outpaint")
         left, right, top, bottom = recipe.margins
         margins = diffusion.Margins(left, right, top, bottom)
+        recipe = recipe.change(kind="outpaint")
         return recipe, diffusion.outpaint(pipeline, recipe, image, margins, on_step=on_step)
     if inputs.mask is not None:
         recipe = recipe.change(kind="inpaint")

@@ -11,7 +11,14 @@ import argparse
 import logging
 
 from assets.errors import AssetError
-from diffusion import train_embedding, train_lora, train_portrait, train_upscaler, train_vae
+from diffusion import (
+    train_embedding,
+    train_lora,
+    train_portrait,
+    train_ship,
+    train_upscaler,
+    train_vae,
+)
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +28,7 @@ _STAGES = {
     "vae": train_vae,
     "portrait": train_portrait,
     "upscaler": train_upscaler,
+    "ship": train_ship,
 }
 
 

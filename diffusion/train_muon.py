@@ -19,12 +19,14 @@ def orthogonalized(matrix: Float[Tensor, "M N"], rounds: int = 3) -> Float[Tenso
     Newton and Schulz's iteration with Jordan's coefficients (2024); a matrix of zeros stays so.
     """
     a, b, c = _QUINTIC
-    found = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    tall = len(matrix) > matrix.shape[1]
+    found: Tensor = matrix.T if tall else matrix
     found = found / (found.norm() + 1e-7)
     for _ in range(rounds):
         square = found @ found.T
         found = a * found + (b * square + c * square @ square) @ found
-    return found.T if len(matrix) > matrix.shape[1] else found
+    turned: Tensor = found.T if tall else found
+    return turned
 
 
 class Muon(torch.optim.Optimizer):
@@ -52,27 +54,33 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                moved = self._turned if group["orthogonal"] else self._adam
+                state = self.state[weight]
+                if group["orthogonal"]:
+                    moved = _turned(state, weight.grad, group["momentum"])
+                else:
+                    moved = _adam(state, weight.grad)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(moved(weight, group["momentum"]), alpha=-group["lr"])
+                weight.add_(moved, alpha=-group["lr"])
 
-    def _turned(self, weight: Tensor, momentum: float) -> Tensor:
-        state = self.state[weight]
-        if not state:
-            state["momentum"] = torch.zeros_like(weight)
-        state["momentum"].lerp_(weight.grad, 1 - momentum)
-        ahead = weight.grad.lerp(state["momentum"], momentum).flatten(1)
-        return (orthogonalized(ahead) * 0.2 * max(ahead.shape) ** 0.5).reshape(weight.shape)
 
-    def _adam(self, weight: Tensor, momentum: float) -> Tensor:
-        state = self.state[weight]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["mean"], state["square"] = torch.zeros_like(weight), torch.zeros_like(weight)
-        first, second = _DECAYS
-        state["step"] += 1
-        state["mean"].lerp_(weight.grad, 1 - first)
-        state["square"].lerp_(weight.grad.square(), 1 - second)
-        count = float(state["step"])
-        root = (state["square"] / (1 - second**count)).sqrt()
-        return (state["mean"] / (1 - first**count)) / (root + 1e-8)
+def _turned(state: dict[str, Tensor], gradient: Tensor, momentum: float) -> Tensor:
+    if not state:
+        state["momentum"] = torch.zeros_like(gradient)
+    state["momentum"].lerp_(gradient, 1 - momentum)
+    ahead = gradient.lerp(state["momentum"], momentum).flatten(1)
+    moved: Tensor = orthogonalized(ahead) * (0.2 * max(ahead.shape) ** 0.5)
+    return moved.reshape(gradient.shape)
+
+
+def _adam(state: dict[str, Tensor], gradient: Tensor) -> Tensor:
+    if not state:
+        state["step"] = torch.zeros(())
+        state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+    first, second = _DECAYS
+    state["step"] += 1
+    state["mean"].lerp_(gradient, 1 - first)
+    state["square"].lerp_(gradient.square(), 1 - second)
+    count = float(state["step"])
+    root = (state["square"] / (1 - second**count)).sqrt()
+    moved: Tensor = (state["mean"] / (1 - first**count)) / (root + 1e-8)
+    return moved

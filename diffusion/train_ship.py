@@ -1,41 +1,118 @@
-"""Put what was trained among the files that come with the package, and into their manifest."""
+"""Put a trained portrait model among the files that come with the package, and into their manifest.
+
+Copies the model's folder, its upscaler and the curves of their losses under assets/.
+"""
 
 from __future__ import annotations
 
+import argparse
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from assets.errors import AssetError
 from assets.store import PACKAGE, ShippedModel, register
 from diffusion.shipped_portrait import FOLDER, UPSCALER
 from diffusion.train_files import replacing_folder
 
+CURVES = "training"  # folder of loss curves, in the model's own
 _MOST_BYTES, _MOST_IN_FILE = 80_000_000, 16_000_000
 _FROM = "pictures rendered from the shipped head, which is built from ICT-FaceKit"
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this stage."""
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="RUN/model of the portrait stage")
+    add("--vae", type=Path, help="the same autoencoder with its decoder trained further")
+    add("--upscaler", type=Path, help="RUN/upscaler.safetensors of that stage")
+    add("--recipe", required=True, help="the commands that made it")
+    add("--pictures", type=int, required=True, help="how many it was trained on")
+    add("--steps", type=int, required=True, help="of the portrait stage")
+    add("--upscaler-steps", type=int, default=0)
+    add("--seed", type=int, default=0)
+    add("--curve", type=Path, action="append", default=[], help="NAME.csv; several")
+
+
+def run(options: argparse.Namespace) -> Path:
+    """Check, copy, enter into the manifest."""
+    from diffusion.train_files import read_vae
+
+    side = 8 * _side_of(options.model)
+    with replacing_folder(options.model.with_name("shipped")) as making:
+        shutil.copytree(options.model, making, dirs_exist_ok=True)
+        if options.vae is not None:
+            exchange_decoder(making, read_vae(options.vae))
+        for curve in options.curve:
+            (making / CURVES).mkdir(exist_ok=True)
+            shutil.copyfile(curve, making / CURVES / curve.name)
+    whole = options.model.with_name("shipped")
+    pictures, seed, recipe = options.pictures, options.seed, options.recipe
+    ship_portrait(whole, side, pictures, options.steps, seed, recipe=recipe)
+    if options.upscaler is not None:
+        steps = options.upscaler_steps
+        ship_upscaler(options.upscaler, 2 * side, pictures, steps, seed, recipe=recipe)
+    return PACKAGE / FOLDER
+
+
+def exchange_decoder(model: Path, vae: Any) -> None:
+    """Put an autoencoder in the place of a model's own; its encoder has to be the same."""
+    import torch
+
+    from diffusion.train_files import read_vae, write_vae
+
+    known = read_vae(model / "vae").state_dict()
+    given = vae.state_dict()
+    for name, weight in known.items():
+        encodes = name.startswith(("encoder.", "quant_conv."))
+        if encodes and not torch.equal(weight, given[name].half().float()):
+            raise AssetError(
+                f"the autoencoder's {name} is not that of {model}, whose UNet was trained on other "
+                "latents; train it with --decoder-only"
+            )
+    write_vae(vae, model / "vae", torch.float16)
+
+
 def ship_portrait(
-    model: Path, side: int, pictures: int, steps: int, seed: int, root: Path = PACKAGE
+    model: Path,
+    side: int,
+    pictures: int,
+    steps: int,
+    seed: int,
+    *,
+    recipe: str | None = None,
+    figures: Mapping[str, float] | None = None,
+    root: Path = PACKAGE,
 ) -> ShippedModel:
     """Copy a model's folder to assets/portrait; too large a one is an error."""
     files = sorted(path for path in model.rglob("*") if path.is_file())
     check_sizes(files)
     with replacing_folder(root / FOLDER) as making:
         shutil.copytree(model, making, dirs_exist_ok=True)
+    made = f"python -m diffusion.train vae and portrait --size {side} --steps {steps} --ship"
     return register(
         name=FOLDER,
         purpose=f"portraits of prompts, {side} pixels, by StableDiffusionPipeline",
         licence="MIT",
         attribution=f"trained on {pictures} {_FROM}",
-        recipe=f"python -m diffusion.train vae and portrait --size {side} --steps {steps} --ship",
+        recipe=recipe or made,
         files=[root / FOLDER / path.relative_to(model) for path in files],
         seed=seed,
         steps=steps,
+        figures=dict(figures or {}),
     )
 
 
 def ship_upscaler(
-    file: Path, side: int, pictures: int, steps: int, seed: int, root: Path = PACKAGE
+    file: Path,
+    side: int,
+    pictures: int,
+    steps: int,
+    seed: int,
+    *,
+    recipe: str | None = None,
+    root: Path = PACKAGE,
 ) -> ShippedModel:
     """Copy the upscaler to assets/portrait-upscaler."""
     place = root / UPSCALER / file.name
@@ -46,14 +123,24 @@ def ship_upscaler(
         purpose=f"portraits of {side // 2} pixels twice as large",
         licence="MIT",
         attribution=f"trained on {pictures} {_FROM}",
-        recipe=f"python -m diffusion.train upscaler --size {side} --steps {steps} --ship",
+        recipe=recipe or f"python -m diffusion.train upscaler --size {side} --steps {steps} --ship",
         files=[place],
         seed=seed,
         steps=steps,
     )
 
 
-def check_sizes(files: list[Path]) -> None:
+def _side_of(model: Path) -> int:
+    """Latents a side of what a model draws."""
+    import json
+
+    settings = model / "unet" / "config.json"
+    if not settings.is_file():
+        raise AssetError(f"{model} is no model's folder; give RUN/model of the portrait stage")
+    return int(json.loads(settings.read_text(encoding="utf-8"))["sample_size"])
+
+
+def check_sizes(files: Sequence[Path]) -> None:
     """Raise AssetError where a file, or all together, are larger than the package may carry."""
     sizes = {path: path.stat().st_size for path in files}
     if not sizes:

@@ -79,7 +79,7 @@ def teach_words(
         every = torch.arange(batch, device=device)
         both = read(torch.stack([states[every, ends], states[every, later]]))
         loss = nn.functional.binary_cross_entropy_with_logits(both, wanted.expand_as(both))
-        (100 * loss).backward()
+        torch.autograd.backward(100 * loss)
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
