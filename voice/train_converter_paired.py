@@ -42,8 +42,8 @@ class PairWeights:
     colour: float = 0.05  # of the style's first entries
     pitch: float = 0.1  # reading a style's pitch
     features: float = 0.5  # of the judge
-    adversarial: float = 0.1
-    style: float = 0.3  # of clips without an answer
+    adversarial: float = 0.05
+    style: float = 0.2  # of clips without an answer
     sounds: float = 0.05
 
 
@@ -64,8 +64,8 @@ class PairedTraining:
     largest_norm: float = 2.0
     converted_from: float = 0.25  # share of the run after which own conversions are heard as well
     converted_share: float = 0.35  # of the batch
-    judged_from: float = 0.45
-    unpaired: int = 3  # clips without an answer in a batch, from `judged_from` on
+    judged_from: float = 0.65
+    unpaired: int = 2  # clips without an answer in a batch, from `judged_from` on
     seed: int = 0
     save_every: int = 100
     weights: PairWeights = field(default_factory=PairWeights)
