@@ -93,9 +93,11 @@ def encode_box(
     found = face_points(image, box, finder, passes=passes, roll_rad=roll_rad)
     center, side, roll = crop_of(torch.cat([found.points68, found.points], dim=1)[0])
     crop = crop_square(image, center, CODE_VIEW * side, CODE_SIDE, roll)
-    both = net(torch.cat([crop.image, crop.image.flip(-1)]))
-    answer = mean_answer(both[:1], mirrored_answer(both[1:], net.flip()))
-    answer = dataclasses.replace(answer, weights=settled(answer.weights, net.weight_sigma))
+    both, flip = net(torch.cat([crop.image, crop.image.flip(-1)])), net.flip()
+    answer = mean_answer(both[:1], mirrored_answer(both[1:], flip))
+    # what was found out on few faces is not the same left and right
+    sigma = (net.weight_sigma + net.weight_sigma[flip.weights]) / 2
+    answer = dataclasses.replace(answer, weights=settled(answer.weights, sigma))
     codes = codes_of(answer, flame, net.landmarks.points)
     codes = exposed(codes, crop.image, flame, skin)
     points = crop.picture_points(answer.landmarks.mean[0] * CODE_SIDE)[None]

@@ -15,7 +15,8 @@ from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
 
 FOLDER, UPSCALER = "portrait", "portrait-upscaler"  # under assets/, and in its manifest
 SIDE = 128  # px that it draws; pictures are twice as large when they are written
-STEPS, CFG = 20, 4.0  # usual
+# usual; chance in every step mends what a small model gets wrong in the step before
+SAMPLER, STEPS, CFG = "Euler a", 40, 3.0
 SAID = "drawn at 128 pixels and made twice as large by the network portrait-upscaler"
 _MODEL = PACKAGE / FOLDER
 _ENLARGER = PACKAGE / UPSCALER / "upscaler.safetensors"
@@ -34,7 +35,7 @@ def is_installed() -> bool:
 def usual(source: Path | str | None) -> dict[str, Any]:
     """Settings that suit the shipped model, by name of a recipe's; none of another model."""
     if source is None and is_installed():
-        return {"steps": STEPS, "cfg": CFG}
+        return {"sampler": SAMPLER, "steps": STEPS, "cfg": CFG}
     return {}
 
 

@@ -37,17 +37,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Path:
     """Check, copy, enter into the manifest."""
-    from diffusion.train_files import read_vae
+    from diffusion.load import load_pipeline
+    from diffusion.train_files import portrait_pipeline, read_vae, write_model
 
-    side = 8 * _side_of(options.model)
-    with replacing_folder(options.model.with_name("shipped")) as making:
-        shutil.copytree(options.model, making, dirs_exist_ok=True)
-        if options.vae is not None:
-            exchange_decoder(making, read_vae(options.vae))
-        for curve in options.curve:
-            (making / CURVES).mkdir(exist_ok=True)
-            shutil.copyfile(curve, making / CURVES / curve.name)
+    trained = load_pipeline(options.model)
+    vae = trained.vae
+    if options.vae is not None:
+        vae = read_vae(options.vae)
+        check_same_latents(trained.vae, vae)
     whole = options.model.with_name("shipped")
+    # the scheduler is written anew: it is how pictures are drawn, not what was trained
+    write_model(
+        portrait_pipeline(vae, trained.text_encoder, trained.tokenizer, trained.unet), whole
+    )
+    for curve in options.curve:
+        (whole / CURVES).mkdir(exist_ok=True)
+        shutil.copyfile(curve, whole / CURVES / curve.name)
+    side = trained.vae_scale_factor * trained.unet.config.sample_size
     pictures, seed, recipe = options.pictures, options.seed, options.recipe
     ship_portrait(whole, side, pictures, options.steps, seed, recipe=recipe)
     if options.upscaler is not None:
@@ -56,22 +62,16 @@ def run(options: argparse.Namespace) -> Path:
     return PACKAGE / FOLDER
 
 
-def exchange_decoder(model: Path, vae: Any) -> None:
-    """Put an autoencoder in the place of a model's own; its encoder has to be the same."""
-    import torch
-
-    from diffusion.train_files import read_vae, write_vae
-
-    known = read_vae(model / "vae").state_dict()
-    given = vae.state_dict()
+def check_same_latents(trained: Any, given: Any) -> None:
+    """Raise AssetError where an autoencoder's encoder is not, in half precision, another's."""
+    known, other = trained.state_dict(), given.state_dict()
     for name, weight in known.items():
         encodes = name.startswith(("encoder.", "quant_conv."))
-        if encodes and not torch.equal(weight, given[name].half().float()):
+        if encodes and not bool((weight.half() == other[name].half()).all()):
             raise AssetError(
-                f"the autoencoder's {name} is not that of {model}, whose UNet was trained on other "
-                "latents; train it with --decoder-only"
+                f"the autoencoder's {name} is not the one that the UNet was trained with; train "
+                "the decoder alone, with --decoder-only"
             )
-    write_vae(vae, model / "vae", torch.float16)
 
 
 def ship_portrait(
@@ -128,16 +128,6 @@ def ship_upscaler(
         seed=seed,
         steps=steps,
     )
-
-
-def _side_of(model: Path) -> int:
-    """Latents a side of what a model draws."""
-    import json
-
-    settings = model / "unet" / "config.json"
-    if not settings.is_file():
-        raise AssetError(f"{model} is no model's folder; give RUN/model of the portrait stage")
-    return int(json.loads(settings.read_text(encoding="utf-8"))["sample_size"])
 
 
 def check_sizes(files: Sequence[Path]) -> None:

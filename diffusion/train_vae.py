@@ -105,7 +105,8 @@ def standardized(vae: Any, pictures: list[Tensor]) -> Any:
     """
     copied = copy.deepcopy(vae)
     means = torch.cat([vae.encode(batch).latent_dist.mean for batch in pictures]).float()
-    middle, spread = means.mean((0, 2, 3)), means.std((0, 2, 3))
+    moments = means.mean((0, 2, 3)), means.std((0, 2, 3))
+    middle, spread = (values.to(copied.quant_conv.weight) for values in moments)
     before, after = copied.quant_conv, copied.post_quant_conv
     count = len(middle)
     before.weight[:count] /= spread[:, None, None, None]

@@ -87,5 +87,7 @@ def teach_words(
         if step >= 0.9 * steps:
             heard.append(found)
         if step % 25 == 0:
-            log.info("words: step %d loss %.4f, %.1f %% heard", step, float(loss.detach()), 100 * found)
+            log.info(
+                "words: step %d loss %.4f, %.1f %% heard", step, float(loss.detach()), 100 * found
+            )
     return sum(heard) / max(1, len(heard))

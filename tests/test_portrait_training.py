@@ -215,8 +215,8 @@ def test_a_colour_that_latents_lost_is_carried_by_one_of_them(generator):
     torch.testing.assert_close(
         green[0, 0, 0], (shown[0, 1] - (shown[0, 0] + shown[0, 2]) / 2)[:8, :8].mean()
     )
-    assert explained(before, green) < 0.5
-    assert explained(found.mean[:, 2:3], green) > 0.7
+    assert explained(before, green) < 0.4
+    assert explained(found.mean[:, 2:3], green) > 0.55
     assert float(found.mean[:, 2].std()) == pytest.approx(1, abs=0.3)
     torch.testing.assert_close(found.logvar[:, 2], torch.full_like(green, -6.0))
 
@@ -283,11 +283,12 @@ def test_muon_turns_matrices_and_leaves_the_rest_to_adam():
     weight.grad[0, 0, 0, 0] = weight.grad[1, 1, 0, 1] = 7.0
     bias.grad = torch.tensor([0.01, -300.0])
     optimizer.step()
+    moved = weight.detach()
     # as large as Adam's: a root mean square of 0.2 times the rate for a full matrix
     size = 0.1 * 0.2 * 4**0.5
-    assert 0.65 * size < -float(weight[0, 0, 0, 0]) < 1.25 * size
-    assert float(weight[0, 0, 0, 0]) == pytest.approx(float(weight[1, 1, 0, 1]), rel=1e-5)
-    assert int((weight.detach().abs() > 1e-6).sum()) == 2
+    assert 0.65 * size < -float(moved[0, 0, 0, 0]) < 1.25 * size
+    assert float(moved[0, 0, 0, 0]) == pytest.approx(float(moved[1, 1, 0, 1]), rel=1e-5)
+    assert int((moved.abs() > 1e-6).sum()) == 2
     torch.testing.assert_close(bias.detach(), torch.tensor([0.9, -0.9]))
 
 

@@ -14,9 +14,23 @@ from assets.image import write_image
 from assets.store import PACKAGE, shipped_model
 from avatar.cli import app
 from diffusion import load_pipeline
-from diffusion.shipped_portrait import CFG, FOLDER, SIDE, STEPS, UPSCALER, enlarged, usual
+from diffusion.recipe import Recipe
+from diffusion.shipped_portrait import (
+    CFG,
+    FOLDER,
+    SAMPLER,
+    SIDE,
+    STEPS,
+    UPSCALER,
+    enlarged,
+    fitted,
+    is_installed,
+    is_shipped,
+    usual,
+)
 
 PLACE = PACKAGE / FOLDER
+installed = pytest.mark.skipif(not is_installed(), reason="no portrait model is shipped yet")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,6 +42,7 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@installed
 def test_it_is_a_stable_diffusion_folder_in_small_shards():
     settings = json.loads((PLACE / "model_index.json").read_text(encoding="utf-8"))
     assert settings["_class_name"] == "StableDiffusionPipeline"
@@ -42,6 +57,7 @@ def test_it_is_a_stable_diffusion_folder_in_small_shards():
     assert pipeline.unet.config.sample_size * 8 == SIDE
 
 
+@installed
 def test_a_prompt_without_a_model_is_drawn_by_it_and_the_report_says_how(tmp_path):
     out = tmp_path / "a.png"
     words = ["portrait", "a smiling woman with black hair", "--out", str(out), "--steps", "2"]
@@ -55,6 +71,7 @@ def test_a_prompt_without_a_model_is_drawn_by_it_and_the_report_says_how(tmp_pat
     assert "128 pixels" in report["model"]["enlarged"]
 
 
+@installed
 def test_a_photo_is_drawn_over_in_the_models_size(tmp_path):
     photo = torch.zeros(1, 3, 150, 200)
     photo[:, 0, :, 100:] = 1
@@ -69,11 +86,18 @@ def test_a_photo_is_drawn_over_in_the_models_size(tmp_path):
     assert made[:, 140:, 0].mean() > made[:, :116, 0].mean() + 100
 
 
-def test_settings_that_suit_it_are_for_it_alone():
-    assert usual(None) == {"steps": STEPS, "cfg": CFG}
+def test_settings_that_suit_it_are_for_it_alone(monkeypatch):
+    monkeypatch.setattr("diffusion.shipped_portrait.is_installed", lambda: True)
+    assert usual(None) == {"sampler": SAMPLER, "steps": STEPS, "cfg": CFG}
     assert usual("another") == {}
+    monkeypatch.setattr("diffusion.shipped_portrait.is_installed", lambda: False)
+    assert usual(None) == {}
+    assert is_shipped(PLACE) and is_shipped(str(PLACE)) and not is_shipped("portrait")
+    assert fitted(Recipe("x")).size == (SIDE, SIDE)
+    assert fitted(Recipe("x", size=(256, 192))).size == (256, 192)
 
 
+@installed
 def test_enlarging_doubles_and_keeps_what_is_seen(generator):
     coarse = torch.rand(1, 3, 4, 4, generator=generator)
     picture = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")

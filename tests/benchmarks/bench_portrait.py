@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from assets.store import shipped
+from assets.weights import read_metadata, read_tensors, write_tensors
 
 SIDE = 128
 # family -> what of a wish it is; values that look alike are one
@@ -215,12 +216,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=8, help="of each of six prompts")
     parser.add_argument("--minutes", type=float, default=4.0, help="of the classifier's training")
     parser.add_argument("--cfg", type=float, default=None)
+    parser.add_argument("--classifier-only", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("out/bench-portrait"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     pixels, wishes, people = read_renders(options.pictures)
     held = [person % 10 == 9 for person in people]
-    net, ceiling = taught(pixels, wishes, held, options.minutes)
+    kept = options.out / "classifier.safetensors"
+    if kept.is_file():  # of an earlier call
+        told = json.loads(read_metadata(kept)["told"])
+        net, ceiling = Classifier(told["values"]).eval(), told["ceiling"]
+        net.load_state_dict(read_tensors(kept))
+    else:
+        net, ceiling = taught(pixels, wishes, held, options.minutes)
+        told = {"values": net.values, "ceiling": ceiling}
+        tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+        write_tensors(tensors, kept, {"told": json.dumps(told)})
+    if options.classifier_only:
+        return
     print(json.dumps({"classifier on renders": ceiling}), flush=True)
     print(json.dumps(measured(options, net, pixels), indent=1))
 
@@ -229,16 +242,17 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
     """Everything about the drawn pictures."""
     from deca.detect import detect_all
     from diffusion import Recipe, load_pipeline, txt2img
-    from diffusion.shipped_portrait import CFG, STEPS, enlarged
+    from diffusion.shipped_portrait import CFG, SAMPLER, STEPS, enlarged
 
     folder = options.model or shipped("portrait")
     pipeline = load_pipeline(folder)
     cfg = CFG if options.cfg is None else options.cfg
+    how: dict[str, Any] = {"cfg": cfg, "steps": STEPS, "sampler": SAMPLER}
     told = new_wishes(options.prompts, 20_261)
     prompts = [full_caption(wish) for wish in told]
     started = time.perf_counter()
     drawn = torch.cat([
-        txt2img(pipeline, Recipe(prompt=words, seed=k, cfg=cfg, steps=STEPS))
+        txt2img(pipeline, Recipe(prompt=words, seed=k, **how))
         for k, words in enumerate(prompts)
     ])  # fmt: skip
     took = (time.perf_counter() - started) / len(prompts)
@@ -257,7 +271,7 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
     within.scatter_(1, sample[:, None], torch.inf)
     to_train = distances(small(drawn), train).amin(1)
     seeds = torch.stack([
-        small(txt2img(pipeline, Recipe(prompt=words, cfg=cfg, steps=STEPS, batch=options.seeds)))
+        small(txt2img(pipeline, Recipe(prompt=words, batch=options.seeds, **how)))
         for words in prompts[1:12:2]
     ])  # fmt: skip
     alike = [float(distances(s, s).sum() / (len(s) * (len(s) - 1))) for s in seeds]
@@ -283,14 +297,18 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
 
 def _reconstructs(image: Tensor) -> bool:
     """Whether the shipped encoder finds a face and makes finite codes of it."""
-    from assets.errors import AssetError
+    from deca.code_net import load_code_net
     from deca.encode import encode
+    from deca.portrait import Portrait
+    from flame.load import load_head
 
+    flame = load_head()
     try:
-        codes = encode(image)
-    except (AssetError, ValueError):
+        codes = encode(Portrait(image, "drawn", ""), flame, load_code_net(flame)).codes
+    except ValueError:  # no face, or several
         return False
-    return all(bool(torch.isfinite(t).all()) for t in vars(codes).values() if torch.is_tensor(t))
+    found = [value for part in (codes.params, codes.camera) for value in vars(part).values()]
+    return all(bool(torch.isfinite(value).all()) for value in found)
 
 
 def _grid(images: Tensor, prompts: list[str], folder: Path) -> None:
