@@ -186,10 +186,11 @@ def settled(weights: Float[Tensor, "B 52"], sigma: Float[Tensor, " 52"]) -> Floa
     held = weights.clamp(0, 1)
     power = held.square()
     share = power / (power + sigma.square()).clamp(min=1e-9)
-    return torch.where(_gaze(weights.device), held, held * share)
+    return torch.where(gaze_weights(weights.device), held, held * share)
 
 
-def _gaze(device: torch.device) -> Bool[Tensor, " 52"]:
+def gaze_weights(device: torch.device) -> Bool[Tensor, " 52"]:
+    """Which ARKit weights say where the eyes look."""
     return torch.tensor([name.startswith("eyeLook") for name in ARKIT_NAMES], device=device)
 
 

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from assets.files import replacing
 from deca import synth_scene as scene
-from deca.code_net import CODE_SIDE, CODE_VIEW, CodeFlip
+from deca.code_net import CODE_SIDE, CODE_VIEW, CodeFlip, gaze_weights
 from deca.landmark_points import LandmarkPoints
 from deca.synth import Studio
 from deca.synth_degrade import FramingConfig, cut, degrade, framing
-from flame.arkit import ARKIT_NAMES
 from flame.light import sh_basis
 from flame.params import arkit_from_params
 from flame.rotation import axis_angle_to_matrix
@@ -103,8 +102,7 @@ class People:
 
 def still_faces(weights: Float[Tensor, "N 52"]) -> Bool[Tensor, " N"]:
     """Which faces are at rest, wherever they look."""
-    gaze = torch.tensor([name.startswith("eyeLook") for name in ARKIT_NAMES])
-    return torch.as_tensor(weights[:, ~gaze].amax(1) < _STILL)
+    return torch.as_tensor(weights[:, ~gaze_weights(weights.device)].amax(1) < _STILL)
 
 
 @dataclass(frozen=True, eq=False)
