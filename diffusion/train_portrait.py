@@ -105,6 +105,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--no-mirror", dest="mirror", action="store_false", help="of no use where faces are even")
     add("--noise-offset", type=float, default=0.0)
+    add("--middle", type=float, default=0.0, help="share of timesteps drawn from the middle")
     add("--prompts", type=Path, help="text file, a prompt a line, for previews")
     add("--ship", action="store_true", help="write it under assets/portrait at the end")
     add_run_options(parser, steps=100_000, batch=64, rate=4e-4, save_every=2500)
@@ -130,7 +131,7 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
         raise ValueError(f"dropout={options.dropout} must be from 0 to below 1; 0.1 is usual")
     shape = shape or SIZES[options.size]
     config = run_config(options, warm_up=30, fall="cosine", ema=0.9995)
-    noise = NoiseConfig(options.min_snr or None, options.noise_offset)
+    noise = NoiseConfig(options.min_snr or None, options.noise_offset, options.middle)
     found = read_captions(options.pictures)
     captions = [str(picture.caption) for picture in found]
     ways = max(1, *(len(picture.captions) for picture in found))

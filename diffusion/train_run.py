@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from assets.errors import AssetError
 from assets.files import replacing
+from assets.muon import Muon
 from assets.weights import read_metadata, read_tensors, write_tensors
-from diffusion.train_muon import Muon
 
 log = logging.getLogger(__name__)
 

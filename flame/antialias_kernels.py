@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flame.compiled import device, kernel
+from assets.compiled import device, kernel
 
 BLOCK = 16  # pixels looked at together
 LONGEST_WALK = 1024  # faces between two pixel centres

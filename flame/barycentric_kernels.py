@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flame.compiled import device, kernel
+from assets.compiled import device, kernel
 
 SMALLEST = 1e-300  # a divisor that does not overflow
 

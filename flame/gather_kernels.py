@@ -1,7 +1,7 @@
 """Compiled CPU kernels of the preview renderer: what a fragment knows before it is lit.
 
 Import this file only inside a function, through `flame.render_surface.kernels()`, for the reason
-that `flame.compiled` gives.
+that `assets.compiled` gives.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flame.compiled import shading
+from assets.compiled import shading
 from flame.layer_kernels import edges, mip_level, place, wrapped
 
 CHUNK = 128  # what is kept of so many pixels fits the nearest cache

@@ -1,8 +1,8 @@
 """Compiled CPU kernels of the preview renderer: which face of a textured surface each pixel sees.
 
 Import this file only inside a function, through `flame.render_surface.kernels()`, for the reason
-that `flame.compiled` gives. Unlike `flame.raster`, which fitting stands on, these cut holes where a
-texture is transparent and can list what lies before the nearest face.
+that `assets.compiled` gives. Unlike `flame.raster`, which fitting stands on, these cut holes where
+a texture is transparent and can list what lies before the nearest face.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from flame.compiled import device, kernel, shading
+from assets.compiled import device, kernel, shading
 
 SMALLEST_AREA = 1e-9  # twice a triangle's area in square pixels, times its three w
 _SMALLEST_POSITIVE = 2.3e-308  # not denormal, which a thread may be told to take for 0

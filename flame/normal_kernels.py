@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from flame.compiled import kernel
+from assets.compiled import kernel
 
 _ADD_FACES = "void({0}[:, ::1], i8[:, ::1], f8[:, ::1])"
 

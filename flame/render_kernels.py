@@ -1,7 +1,7 @@
 """Compiled CPU kernels of the preview renderer: textures, vertex directions, layers, tone.
 
 Import this file only inside a function, through `flame.render_surface.kernels()`, for the reason
-that `flame.compiled` gives.
+that `assets.compiled` gives.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from flame.compiled import kernel, shading
+from assets.compiled import kernel, shading
 from flame.layer_kernels import draw_layer, group_pixels, project, window_range
 from flame.shade_kernels import shade_fragments
 

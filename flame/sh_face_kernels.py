@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flame.compiled import shading
+from assets.compiled import shading
 from flame.sh_pixel_kernels import CHUNK, ONE
 
 VALUES = 7  # normal, colour or UV, divisor

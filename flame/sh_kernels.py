@@ -12,8 +12,8 @@ import functools
 
 import numpy as np
 
+from assets.compiled import shading
 from flame import compiled, sh_face_kernels, sh_pixel_kernels
-from flame.compiled import shading
 from flame.sh_face_kernels import (
     AT_ROW,
     COLUMN,

@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from flame.compiled import shading
+from assets.compiled import shading
 
 CHUNK = 256  # what is kept of so many pixels fits the nearest cache
 

@@ -1,7 +1,7 @@
 """Compiled CPU kernels of the preview renderer: the light that fragments send out.
 
 Import this file only inside a function, through `flame.render_surface.kernels()`, for the reason
-that `flame.compiled` gives.
+that `assets.compiled` gives.
 
 What a fragment needs is gathered pixel by pixel; the light is then worked out for CHUNK pixels at a
 time, value by value and in float32, which compilers turn into vector instructions.
@@ -17,8 +17,9 @@ import math
 
 import numpy as np
 
-from flame import compiled, gather_kernels, layer_kernels
-from flame.compiled import shading
+from assets import compiled
+from assets.compiled import shading
+from flame import gather_kernels, layer_kernels
 from flame.gather_kernels import (
     BASE,
     CHUNK,

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from flame.compiled import device, kernel
+from assets.compiled import device, kernel
 
 SMALLEST_AREA = 1e-12  # twice a triangle's area in square pixels
 BAND = 16  # rows whose lists are filled together, so that they stay in the cache

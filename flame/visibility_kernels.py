@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from flame.compiled import device, kernel
+from assets.compiled import device, kernel
 
 # a bound on |x| and |y| in pixels, below which a row's crossing is exact to 1e-9 of a pixel
 TAME = 1e6

@@ -14,9 +14,9 @@ from diffusers import StableDiffusionPipeline
 
 from assets.errors import AssetError
 from assets.image import write_image
+from assets.muon import Muon, orthogonalized
 from diffusion import Recipe, load_pipeline, train_portrait, train_upscaler, train_vae, txt2img
 from diffusion.train_colours import block_colour, carry_colour, explained
-from diffusion.train_muon import Muon, orthogonalized
 from diffusion.train_pictures import (
     Captioned,
     mirrored,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import math
@@ -11,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from assets.errors import AssetError
 from voice import train, train_f0
 from voice.audio import SAMPLE_RATE, Audio
 from voice.converter_pairs import ANYONE, PairedClips, voice_clips
+from voice.converter_parallel import ParallelClips
 from voice.converter_plan import VOICES, VoicePlan, planned_voices
 from voice.corpus import Corpus, Take, write_corpus
 from voice.corpus_pitch import usual_pitch
@@ -21,22 +24,26 @@ from voice.jdc import F0Config, F0Net
 from voice.patch_judge import Judged, PatchJudge, feature_loss, judge_loss
 from voice.phoneme_net import PhonemeNet, PhonemeNetConfig
 from voice.shipped import load_parts, save_net, shipped_voices
+from voice.sound_teacher import Said, SoundTeacher, sounds_width
 from voice.stargan import StarganConfig
+from voice.train_converter import save_converter
 from voice.train_converter_paired import (
     PairedTraining,
     PairNets,
-    converted_first,
+    paired_loss,
     reconstruction,
     styles,
     train_paired,
 )
-from voice.train_converter_voices import fit_style_pitch
+from voice.train_converter_voices import fit_style_pitch, start_from
+from voice.train_teacher import SaidClips, TeacherTraining, load_teacher
+from voice.train_teacher import train as train_teacher
 
 F0_SIZES = F0Config((4, 8, 8, 8), 8)
 PITCHES = {"high": 260.0, "low": 120.0, "passer": 180.0}
 TINY = PairedTraining(
     steps=12, batch=4, frames=80, reference_frames=80, learning_rate=4e-3, warm_up=2,
-    judged_from=0.5, unpaired=1, save_every=6,
+    own=1, judged_from=0.5, save_every=6,
 )  # fmt: skip
 
 
@@ -73,14 +80,29 @@ def clips(corpus) -> PairedClips:
 
 
 @pytest.fixture
+def hears() -> PhonemeNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return PhonemeNet(PhonemeNetConfig(8, (1,), (1,))).eval()
+
+
+@pytest.fixture
+def pairs(clips, hears) -> ParallelClips:
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        teacher = SoundTeacher(len(clips.clips), sounds_width(hears), width=8, depth=2).eval()
+    return ParallelClips(clips, SaidClips.of(clips, hears, 1, generator=generator), teacher)
+
+
+@pytest.fixture
 def nets(clips) -> PairNets:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = StarganConfig(
             dim_in=4, max_conv_dim=16, style_dim=8, latent_dim=4, num_domains=3, F0_channel=8
         )
-        sounds = PhonemeNet(PhonemeNetConfig(8, (1,), (1,)))
-        return PairNets.fresh(config, len(clips.clips), F0Net(F0_SIZES), sounds)
+        return PairNets.fresh(config, len(clips.clips), F0Net(F0_SIZES))
 
 
 def column(folder: Path, name: str) -> list[float]:
@@ -130,17 +152,56 @@ def test_what_is_heard_is_in_time_with_what_is_wanted(clips):
     assert (batch.domain[batch.speaker == 2] == 2).all()
 
 
-def test_sources_are_brought_to_the_asked_pitch(clips):
-    from voice.mel import normalised
-    from voice.transpose import transposed_mel
+class Echo(SoundTeacher):
+    """Stands for a teacher: each band tells something else of what it was told."""
 
-    generator = torch.Generator().manual_seed(2)
-    plain, moved = clips.sources(torch.full((3,), math.log2(200.0)), 80, generator=generator)
-    assert plain.shape == moved.shape == (3, 1, 80, 80)
-    # a voice at that pitch already is left as it is
-    own = clips.crops(clips.clips[2][:1], 80, generator=generator)
-    same = normalised(transposed_mel(own.samples, torch.ones(1), own.f0_hz))
-    torch.testing.assert_close(same[:, None, :, 4:84], own.mel, atol=1e-3, rtol=0)
+    def __init__(self, speakers: int) -> None:
+        super().__init__(speakers, 4, width=8, depth=1)
+
+    def forward(self, said: Said, speaker: torch.Tensor, noise: float = 0.0) -> torch.Tensor:
+        mel = said.loudness[:, None].repeat(1, 80, 1)
+        mel[:, 0] = said.f0 / 1000
+        mel[:, 1] = speaker[:, None].float()
+        return mel[:, None]
+
+
+def test_pairs_across_speakers_are_in_time_at_the_asked_pitch_and_level(pairs):
+    pairs = dataclasses.replace(pairs, teacher=Echo(len(pairs.clips.clips)))
+    batch = pairs.batch(8, 80, 80, 4, generator=torch.Generator().manual_seed(0))
+    assert batch.heard.shape == batch.wanted.shape == (8, 1, 80, 80)
+    heard, wanted = batch.heard[:, 0], batch.wanted[:, 0]
+    level = heard[:, :64].mean(dim=1)  # over the bands that all recordings have
+    # what the teacher was told of each frame's loudness is what is heard there
+    off = level - wanted[:, 2]
+    assert (off - off.mean(dim=1, keepdim=True)).abs().median() < 0.03
+    gain = wanted[:, 1, 0] - batch.speaker
+    hertz = 1000 * (wanted[:, 0] - gain[:, None])
+    for row, log2_hz in zip(hertz, batch.log2_hz, strict=True):
+        voiced = row[row > 30]
+        assert len(voiced) == 0 or abs(12 * math.log2(voiced.median()) - 12 * log2_hz) < 4.5
+    assert (gain <= 0).all() and gain.min() < -0.1
+
+
+def test_a_teacher_of_another_corpus_is_refused(pairs):
+    with pytest.raises(ValueError, match=r"knows 5 speakers, the corpus has 3"):
+        dataclasses.replace(pairs, teacher=Echo(5))
+
+
+def test_a_teacher_learns_the_speakers_and_is_read_again(clips, hears, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    said = SaidClips.of(clips, hears, 1, generator=generator)
+    assert {len(sounds) for sounds in said.sounds.values()} == {2}
+    config = TeacherTraining(steps=40, batch=4, frames=80, warm_up=2, save_every=40)
+    file = tmp_path / "teacher.safetensors"
+    made = train_teacher(said, hears, tmp_path / "run", config, export=file)
+    mel = column(tmp_path / "run", "mel")
+    assert mel[-1] < 0.75 * mel[0]
+    about, _, speakers = said.batch(config, generator=generator)
+    read = load_teacher(file)
+    torch.testing.assert_close(read(about, speakers), made(about, speakers))
+    with pytest.raises(AssetError, match="is no teacher"):
+        save_net(F0Net(F0_SIZES), tmp_path / "f0.safetensors")
+        load_teacher(tmp_path / "f0.safetensors")
 
 
 def test_styles_are_drawn_for_those_items_alone(nets, clips):
@@ -155,18 +216,6 @@ def test_styles_are_drawn_for_those_items_alone(nets, clips):
     heard = nets.style_encoder(batch.reference, batch.domain)
     torch.testing.assert_close(mixed[[0, 2]], drawn[[0, 2]])
     torch.testing.assert_close(mixed[[1, 3]], heard[[1, 3]])
-
-
-def test_a_share_of_what_is_heard_has_been_converted_before(nets, clips):
-    batch = clips.batch(4, 80, 80, 4, generator=torch.Generator().manual_seed(0))
-    style = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
-    mixed = converted_first(nets, batch, style, 0.5)
-    with torch.no_grad():
-        feature = nets.pitch.feature(batch.heard)[:2]
-        expected = nets.generator(batch.heard[:2], style[[3, 0]], feature)
-    torch.testing.assert_close(mixed[:2], expected, atol=1e-4, rtol=1e-4)
-    assert torch.equal(mixed[2:], batch.heard[2:])
-    assert converted_first(nets, batch, style, 0.0) is batch.heard
 
 
 def test_the_reconstruction_sees_level_and_slopes():
@@ -199,21 +248,26 @@ def test_a_judge_knows_whose_patch_it_is_asked_about():
     assert (after[0] - after[1]).abs().max() > 1e-3
 
 
-def test_paired_training_lowers_its_loss_and_asks_a_judge_late(clips, nets, tmp_path):
+def test_paired_training_lowers_its_losses_and_asks_a_judge_late(pairs, nets, tmp_path):
     config = dataclasses.replace(TINY, steps=40, save_every=40, judged_from=0.8)
-    train_paired(clips, nets, tmp_path, config)
-    mel = column(tmp_path, "mel")
-    assert mel[-1] < 0.85 * mel[0] and not any(column(tmp_path, "skipped"))
+    batch = pairs.mixed(4, 8, 80, 80, 4, generator=torch.Generator().manual_seed(5))
+
+    def error() -> float:
+        with torch.no_grad():
+            return float(paired_loss(nets, batch, config)[0])
+
+    before = error()
+    train_paired(pairs, nets, tmp_path, config)
+    assert error() < 0.95 * before
+    assert not any(column(tmp_path, "skipped"))
     assert column(tmp_path, "judge")[:-1] == [0.0, 0.0] and column(tmp_path, "judge")[-1] > 0.1
     assert (tmp_path / "preview.png").is_file()
 
 
-def test_a_parted_run_equals_a_straight_one(clips, nets, tmp_path, monkeypatch):
-    import copy
-
+def test_a_parted_run_equals_a_straight_one(pairs, nets, tmp_path, monkeypatch):
     from voice import train_converter_paired as module
 
-    straight = train_paired(clips, copy.deepcopy(nets), tmp_path / "straight", TINY)
+    straight = train_paired(pairs, copy.deepcopy(nets), tmp_path / "straight", TINY)
     real_step, taken = module.step, []
 
     def interrupted(*arguments, **named):
@@ -224,9 +278,9 @@ def test_a_parted_run_equals_a_straight_one(clips, nets, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train_paired(clips, copy.deepcopy(nets), tmp_path / "parted", TINY)
+        train_paired(pairs, copy.deepcopy(nets), tmp_path / "parted", TINY)
     monkeypatch.setattr(module, "step", real_step)
-    parted = train_paired(clips, copy.deepcopy(nets), tmp_path / "parted", TINY)
+    parted = train_paired(pairs, copy.deepcopy(nets), tmp_path / "parted", TINY)
     for name, net in straight.items():
         for one, other in zip(net.parameters(), parted[name].parameters(), strict=True):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
@@ -249,14 +303,23 @@ def test_a_styles_pitch_is_exact_for_voices_and_gentle_elsewhere():
     assert off[10:].median() < 6.0
 
 
-def test_the_command_trains_and_writes_voices(corpus, tmp_path):
+def test_the_commands_train_and_write_voices(corpus, tmp_path, capsys):
     save_net(F0Net(F0_SIZES), tmp_path / "f0.safetensors")
     folder = str(Path(corpus._samples.filename).parent)
+    teacher = str(tmp_path / "teacher.safetensors")
     train.main(
-        ["converter", "--corpus", folder, "--run", str(tmp_path / "run"), "--steps", "1",
-         "--batch", "2", "--frames", "80", "--dim", "4", "--max-dim", "8",
-         "--f0", str(tmp_path / "f0.safetensors"), "--export", str(tmp_path / "c.safetensors")]
+        ["teacher", "--corpus", folder, "--run", str(tmp_path / "teacher"), "--steps", "1",
+         "--batch", "2", "--versions", "0", "--export", teacher]
     )  # fmt: skip
+    command = [
+        "converter", "--corpus", folder, "--run", str(tmp_path / "run"), "--steps", "1",
+        "--batch", "3", "--frames", "80", "--dim", "4", "--max-dim", "8",
+        "--f0", str(tmp_path / "f0.safetensors"), "--export", str(tmp_path / "c.safetensors"),
+    ]  # fmt: skip
+    with pytest.raises(SystemExit):
+        train.main(command)
+    assert "give --teacher FILE" in capsys.readouterr().err
+    train.main([*command, "--teacher", teacher])
     parts = load_parts(tmp_path / "c.safetensors")
     assert parts.styles == ("high", "low", ANYONE) and parts.style_pitch is not None
     for voice, hertz in zip(shipped_voices(tmp_path / "c.safetensors"), (260, 120), strict=True):
@@ -282,3 +345,17 @@ def test_a_frozen_trunk_keeps_the_feature_while_pitch_is_learnt(corpus, tmp_path
     with torch.no_grad():
         torch.testing.assert_close(whole.feature(mel), half.feature(mel), atol=1e-6, rtol=0)
         assert (whole(mel).f0 - half(mel).f0).abs().max() > 1e-4
+
+
+def test_a_converter_goes_on_from_a_file(corpus, nets, tmp_path):
+    averaged = nets.converters()
+    file = tmp_path / "converter.safetensors"
+    save_converter(averaged, nets.generator.config, ("high", "low", ANYONE), file)
+    other = copy.deepcopy(averaged)
+    for net in other.values():
+        for weight in net.parameters():
+            nn.init.zeros_(weight)
+    start_from(file, other)
+    for name, net in averaged.items():
+        for one, same in zip(net.parameters(), other[name].parameters(), strict=True):
+            torch.testing.assert_close(one, same, atol=1e-3, rtol=1e-3)

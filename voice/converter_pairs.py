@@ -14,7 +14,6 @@ from voice.corpus import Corpus
 from voice.corpus_pitch import usual_pitch
 from voice.mel import MelConfig, log_mel, normalised
 from voice.perturb import Perturbation, perturbed_mel
-from voice.transpose import transposed_mel
 
 ANYONE = "anyone"  # the last domain: reads the style of any speaker's clip
 HELD_BACK = 8  # one clip in so many of each voice is never trained on
@@ -170,17 +169,6 @@ class PairedClips:
             drawn & (domain < anyone),
             torch.tensor(others),
         )
-
-    def sources(
-        self, log2_hz: Float[Tensor, " B"], frames: int, *, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "B 1 M T"], Float[Tensor, "B 1 M T"]]:
-        """Clips of any speakers as they are, and brought to these pitches as in conversion."""
-        count = len(log2_hz)
-        speakers = self.speakers(count, 0.3, generator=generator)
-        clips = self.clips_of(speakers, generator=generator)
-        own = self.crops(clips, frames, generator=generator)
-        ratio = (torch.exp2(log2_hz) / own.f0_hz).clamp(0.4, 2.5)
-        return own.mel, cut(transposed_mel(own.samples, ratio, own.f0_hz), frames)
 
 
 def cut(mel: Float[Tensor, "B M W"], frames: int) -> Float[Tensor, "B 1 M T"]:

@@ -84,15 +84,21 @@ class PhonemeNet(nn.Module):
     def forward(self, mel: Float[Tensor, "B 80 T"]) -> Float[Tensor, "B S T"]:
         """Logits of each frame, of a mel as `padded_mel` gives it; an odd last frame is doubled."""
         count = mel.shape[2]
-        if count % _PAIR:
+        logits = self.last(self.hidden(mel))
+        pairs = logits.shape[2]
+        logits = logits.reshape(len(mel), _PAIR, len(SOUNDS), pairs)
+        unfolded: Tensor = logits.permute(0, 2, 3, 1).flatten(2)
+        return unfolded[..., :count]
+
+    def hidden(self, mel: Float[Tensor, "B 80 T"]) -> Float[Tensor, "B C P"]:
+        """What the logits are read from: one column, none below 0, for each pair of frames."""
+        if mel.shape[2] % _PAIR:
             mel = torch.cat([mel, mel[..., -1:]], dim=2)
         batch, bands, frames = mel.shape
         pairs = normalised(mel).reshape(batch, bands, frames // _PAIR, _PAIR)
-        hidden = self.layers(self.first(pairs.permute(0, 3, 1, 2).flatten(1, 2)))  # [B, C, T/2]
-        logits = self.last(nn.functional.relu(self.norm(hidden)))
-        logits = logits.reshape(batch, _PAIR, len(SOUNDS), frames // _PAIR)
-        unfolded: Tensor = logits.permute(0, 2, 3, 1).flatten(2)
-        return unfolded[..., :count]
+        deep = self.layers(self.first(pairs.permute(0, 3, 1, 2).flatten(1, 2)))
+        heard: Tensor = nn.functional.relu(self.norm(deep))
+        return heard
 
 
 def padded_mel(samples: Float[Tensor, "B N"]) -> Float[Tensor, "B M T"]:

@@ -8,35 +8,12 @@ takes longer than the norm. Import this file only inside a function: numba takes
 
 from __future__ import annotations
 
-import functools
-import inspect
-import logging
 import math
 from collections.abc import Callable
-from typing import TypeVar, cast
 
-import numba
 import numpy as np
 
-log = logging.getLogger(__name__)
-
-_F = TypeVar("_F", bound=Callable[..., object])
-
-
-def _compiled(function: _F) -> _F:
-    """Compiled when first called, and kept on disk where a folder can be written."""
-    # numba must see the bare function, also where an import hook wrapped it to check shapes
-    bare = inspect.unwrap(function)
-    compiler = functools.partial(
-        numba.njit, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}
-    )
-    try:
-        return cast(_F, compiler(cache=True)(bare))
-    except (RuntimeError, OSError) as error:
-        if isinstance(error, RuntimeError) and "cannot cache" not in str(error):
-            raise
-        log.warning("the streaming kernel is compiled anew; NUMBA_CACHE_DIR names a folder for it")
-        return cast(_F, compiler()(bare))
+from assets.compiled import kernel
 
 
 def _normed(x, mean, variance, shares, done, eps, gain, offset, slope, up, kept, found, wide):
@@ -109,4 +86,4 @@ def _normed(x, mean, variance, shares, done, eps, gain, offset, slope, up, kept,
             wide[up[0] * h + i, 1 : 1 + up[1] * width] = wide[up[0] * h, 1 : 1 + up[1] * width]
 
 
-normed: Callable[..., None] = _compiled(_normed)
+normed: Callable[..., None] = kernel(fast=True)(_normed)

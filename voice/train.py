@@ -1,6 +1,7 @@
 """Training of the voice's networks: `python -m voice.train STAGE --help`.
 
-corpus comes first, then vocoder, f0 and asr in any order, and converter, which needs f0 and asr.
+corpus comes first, then vocoder, f0, phonemes, asr and teacher in any order, and converter, which
+needs f0 and, by its recipe, teacher or asr.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from voice import (
     train_corpus,
     train_f0,
     train_phoneme_net,
+    train_teacher,
     train_vocoder,
 )
 
@@ -23,6 +25,7 @@ _STAGES = {
     "vocoder": train_vocoder,
     "f0": train_f0,
     "asr": train_asr,
+    "teacher": train_teacher,
     "converter": train_converter,
     "phonemes": train_phoneme_net,
 }

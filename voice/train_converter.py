@@ -1,6 +1,7 @@
 """Train the converter: StarGANv2-VC on the styles of a corpus.
 
-It needs a trained pitch network (stage f0); the published recipe a recogniser (asr) as well.
+It needs a trained pitch network (stage f0); the published recipe a recogniser (asr) as well, the
+paired one a teacher (teacher).
 """
 
 from __future__ import annotations
@@ -288,6 +289,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--f0", type=Path, help="pitch network; without it the shipped one")
     parser.add_argument("--asr", type=Path, help="recogniser; without it the shipped one")
+    parser.add_argument("--teacher", type=Path, help="of the stage teacher, for the recipe paired")
+    parser.add_argument("--start", type=Path, help="a converter to start from, by the same recipe")
     parser.add_argument("--steps", type=int, default=20_000, help="of the recipe paired")
     parser.add_argument(
         *("--leave-out",),

@@ -1,9 +1,9 @@
 """Supervised training of the converter, for little data and a small computer.
 
 The networks are StarGANv2-VC's. What they learn from are pairs with a known answer: a clip as
-another speaker might have said it (`voice.perturb`), or as the network itself converts it, and the
-clip. Late in the training a judge of patches sharpens the mels, and clips of other speakers, for
-which no answer is known, must come out with the same sounds in the asked style.
+another speaker might have said it (`voice.perturb`) and the clip, and a clip of one speaker and
+what a teacher makes of it in the voice of another (`voice.converter_parallel`). Late in the
+training a judge of patches, which knows the speakers' recordings, sharpens the mels.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import copy
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from voice.converter_colour import Colours, begin_with, find_colours
-from voice.converter_pairs import PairBatch, PairedClips
+from voice.converter_pairs import PairBatch
+from voice.converter_parallel import ParallelClips
 from voice.jdc import F0Net
-from voice.mel import denormalised
-from voice.patch_judge import PatchJudge, feature_loss, judge_loss
-from voice.phoneme_net import PhonemeNet
+from voice.patch_judge import Judged, PatchJudge, feature_loss, judge_loss
 from voice.stargan import Generator, MappingNetwork, StarganConfig, StyleEncoder
 from voice.train_converter_step import freeze
 from voice.train_previews import save_mels
@@ -43,8 +42,6 @@ class PairWeights:
     pitch: float = 0.1  # reading a style's pitch
     features: float = 0.5  # of the judge
     adversarial: float = 0.05
-    style: float = 0.2  # of clips without an answer
-    sounds: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,20 +59,20 @@ class PairedTraining:
     weight_decay: float = 1e-4
     ema: float = 0.995
     largest_norm: float = 2.0
-    converted_from: float = 0.25  # share of the run after which own conversions are heard as well
-    converted_share: float = 0.35  # of the batch
-    judged_from: float = 0.65
-    unpaired: int = 2  # clips without an answer in a batch, from `judged_from` on
+    own: int = 2  # of the batch: clips to be found again; the others are the teacher's
+    judged_from: float = 0.5  # share of the run
     seed: int = 0
     save_every: int = 100
     weights: PairWeights = field(default_factory=PairWeights)
 
     def __post_init__(self) -> None:
-        if self.batch < 2 or min(self.frames, self.reference_frames) < 80 or self.frames % 4:
+        if min(self.frames, self.reference_frames) < 80 or self.frames % 4:
             raise ValueError(
-                f"batch={self.batch} must be at least 2, reference_frames={self.reference_frames} "
-                f"and frames={self.frames} at least 80, frames a multiple of 4"
+                f"reference_frames={self.reference_frames} and frames={self.frames} must be at "
+                "least 80, frames a multiple of 4"
             )
+        if not 1 <= self.own < self.batch:
+            raise ValueError(f"batch={self.batch} must be above own={self.own}, and that above 0")
 
     def progress(self, step: int, spent_s: float) -> float:
         """Share of the run that is done."""
@@ -93,16 +90,11 @@ class PairNets:
     style_pitch: nn.Linear  # style to log2 Hz
     judge: PatchJudge
     pitch: F0Net
-    sounds: PhonemeNet | None
 
     @classmethod
-    def fresh(
-        cls, config: StarganConfig, speakers: int, pitch: F0Net, sounds: PhonemeNet | None
-    ) -> PairNets:
-        """Untrained networks around trained ones."""
+    def fresh(cls, config: StarganConfig, speakers: int, pitch: F0Net) -> PairNets:
+        """Untrained networks around a trained one."""
         freeze(pitch)
-        if sounds is not None:
-            freeze(sounds)
         generator, reads = Generator(config), nn.Linear(config.style_dim, 1)
         last = generator.to_out[-1]
         assert isinstance(last, nn.Conv2d)
@@ -112,7 +104,7 @@ class PairNets:
         nn.init.constant_(reads.bias, math.log2(160.0))
         return cls(
             *(generator, MappingNetwork(config), StyleEncoder(config), reads),
-            *(PatchJudge(speakers), pitch, sounds),
+            *(PatchJudge(speakers), pitch),
         )
 
     def converters(self) -> dict[str, nn.Module]:
@@ -148,72 +140,43 @@ def reconstruction(
     return terms
 
 
-@torch.no_grad()
-def converted_first(
-    nets: PairNets, batch: PairBatch, style: Float[Tensor, "B S"], share: float
-) -> Float[Tensor, "B 1 M T"]:
-    """What is heard, the first items of it converted into the voices of other items."""
-    count = round(share * len(style))
-    if count == 0:
-        return batch.heard
-    heard = batch.heard[:count]
-    other = style.detach().roll(1, dims=0)[:count]
-    converted = nets.generator(heard, other, nets.pitch.feature(heard))
-    return torch.cat([converted, batch.heard[count:]])
-
-
 def paired_loss(
-    nets: PairNets, batch: PairBatch, config: PairedTraining, progress: float
+    nets: PairNets, batch: PairBatch, config: PairedTraining
 ) -> tuple[Float[Tensor, ""], Figures, Float[Tensor, "B 1 M T"], Float[Tensor, "B S"]]:
     """The supervised loss, its figures, and the conversions and styles that it is of."""
     style = styles(nets, batch)
-    share = config.converted_share if progress >= config.converted_from else 0.0
-    heard = converted_first(nets, batch, style, share)
     with torch.no_grad():
-        feature = nets.pitch.feature(heard)
-    fake = nets.generator(heard, style, feature)
+        feature = nets.pitch.feature(batch.heard)
+    fake = nets.generator(batch.heard, style, feature)
     off = nets.style_pitch(style)[:, 0] - batch.log2_hz
+    each = (fake - batch.wanted).abs().mean(dim=(1, 2, 3)).detach()
     figures = {
-        "mel": float((fake - batch.wanted).abs().mean().detach()),
+        "mel": float(each[: config.own].mean()),
+        "across": float(each[config.own :].mean()),
         "octaves": float(off.abs().mean().detach()),
     }
     loss = reconstruction(fake, batch.wanted, config.weights.slope)
     return loss + config.weights.pitch * off.abs().mean(), figures, fake, style
 
 
-def unpaired_loss(
-    nets: PairNets,
-    clips: PairedClips,
-    batch: PairBatch,
-    style: Float[Tensor, "B S"],
-    config: PairedTraining,
-    *,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, ""], Figures, Float[Tensor, "U 1 M T"]]:
-    """Clips of anyone in the batch's last styles: the same sounds, and heard as that style."""
-    count = config.unpaired
-    style, domain = style[-count:].detach(), batch.domain[-count:]
-    source, heard = clips.sources(batch.log2_hz[-count:], config.frames, generator=generator)
-    with torch.no_grad():
-        feature = nets.pitch.feature(heard)
-    fake = nets.generator(heard, style, feature)
-    # a judgement, not a lesson: the encoder must not learn to hear what the generator makes
-    nets.style_encoder.requires_grad_(False)
-    found = nets.style_encoder(fake, domain)
-    nets.style_encoder.requires_grad_(True)
-    parts = {"style": config.weights.style * F.l1_loss(found, style)}
-    if nets.sounds is not None:
-        with torch.no_grad():
-            said = nets.sounds(denormalised(source[:, 0])).softmax(dim=1)
-        logits = nets.sounds(denormalised(fake[:, 0]))
-        parts["sounds"] = config.weights.sounds * F.cross_entropy(logits, said)
-    figures = {name: float(part.detach()) for name, part in parts.items()}
-    return torch.stack(list(parts.values())).sum(), figures, fake
+def fooling_loss(
+    nets: PairNets, batch: PairBatch, fake: Float[Tensor, "B 1 M T"], config: PairedTraining
+) -> tuple[Float[Tensor, ""], Figures]:
+    """What the judge has against the conversions; only the clips' own answers are recordings."""
+    own, weights = config.own, config.weights
+    nets.judge.requires_grad_(False)
+    real = nets.judge(batch.wanted[:own], batch.speaker[:own])
+    seen = nets.judge(fake, batch.speaker)
+    nets.judge.requires_grad_(True)
+    ours = Judged(seen.logits[:own], tuple(layer[:own] for layer in seen.features))
+    features = weights.features * feature_loss(real, ours)
+    fooled = -weights.adversarial * seen.logits.mean()
+    return features + fooled, {"features": float(features.detach())}
 
 
 def step(
     nets: PairNets,
-    clips: PairedClips,
+    clips: ParallelClips,
     config: PairedTraining,
     optimizers: dict[str, torch.optim.AdamW],
     number: int,
@@ -223,12 +186,12 @@ def step(
     generator: torch.Generator,
 ) -> Figures:
     """One batch: the converter, and from `judged_from` on the judge."""
-    batch = clips.batch(
-        *(config.batch, config.frames, config.reference_frames),
+    batch = clips.mixed(
+        *(config.own, config.batch, config.frames, config.reference_frames),
         nets.generator.config.latent_dim,
         generator=generator,
     )
-    loss, figures, fake, style = paired_loss(nets, batch, config, progress)
+    loss, figures, fake, style = paired_loss(nets, batch, config)
     if colours is not None:
         known = colours.components[batch.reference_clip]
         off = (style[:, : known.shape[1]] - known).abs().mean()
@@ -236,25 +199,16 @@ def step(
         loss = loss + config.weights.colour * off
     is_judged = progress >= config.judged_from
     if is_judged:
-        weights = config.weights
-        more, found, other = unpaired_loss(nets, clips, batch, style, config, generator=generator)
-        nets.judge.requires_grad_(False)
-        real = nets.judge(batch.wanted, batch.speaker)
-        seen = nets.judge(fake, batch.speaker)
-        free = nets.judge(other, batch.speaker[-config.unpaired :])
-        nets.judge.requires_grad_(True)
-        features = weights.features * feature_loss(real, seen)
-        fooled = -weights.adversarial * (seen.logits.mean() + free.logits.mean()) / 2
-        loss = loss + more + features + fooled
-        figures |= found | {"features": float(features.detach())}
+        more, found = fooling_loss(nets, batch, fake, config)
+        loss = loss + more
+        figures |= found
     loss.backward()  # type: ignore[no-untyped-call]
     rate = config.learning_rate * _shape(progress) * min(1.0, (number + 1) / config.warm_up)
     done = apply_gradients(optimizers["converter"], rate, config.largest_norm)
     figures["skipped"] = float(not done)
     if is_judged:
-        everything = torch.cat([fake, other]).detach()
-        whose = torch.cat([batch.speaker, batch.speaker[-config.unpaired :]])
-        judged = judge_loss(nets.judge(batch.wanted, batch.speaker), nets.judge(everything, whose))
+        real = nets.judge(batch.wanted[: config.own], batch.speaker[: config.own])
+        judged = judge_loss(real, nets.judge(fake.detach(), batch.speaker))
         judged.backward()  # type: ignore[no-untyped-call]
         apply_gradients(optimizers["judge"], config.judge_rate * _shape(progress), 5.0)
         figures["judge"] = float(judged.detach())
@@ -267,16 +221,25 @@ def _shape(progress: float) -> float:
 
 
 def train_paired(
-    clips: PairedClips, nets: PairNets, folder: Path, config: PairedTraining
+    clips: ParallelClips,
+    nets: PairNets,
+    folder: Path,
+    config: PairedTraining,
+    begin: Callable[[dict[str, nn.Module]], object] | None = None,
 ) -> dict[str, nn.Module]:
-    """The averaged converter after the run, which goes on from its last checkpoint."""
+    """The averaged converter after the run, which goes on from its last checkpoint.
+
+    `begin` may fill the fresh networks.
+    """
     converters = nets.converters()
     colours = None
     if nets.generator.config.residual:
         start = torch.Generator().manual_seed(config.seed)
         count = nets.generator.config.style_dim // 2
-        colours = find_colours(clips, count, generator=start)
+        colours = find_colours(clips.clips, count, generator=start)
         begin_with(colours, nets.generator, nets.style_encoder, nets.mapping_network)
+    if begin is not None:
+        begin(converters)
     averaged = {n: copy.deepcopy(x).requires_grad_(False).eval() for n, x in converters.items()}
     colour = list(nets.generator.bands.parameters()) if nets.generator.config.residual else []
     known = {id(p) for p in colour}
@@ -296,10 +259,9 @@ def train_paired(
     if run.resume():
         log.info("going on from step %d", run.step)
     started, before = time.monotonic(), run.spent_s
-    shown = clips.batch(
-        *(4, config.frames, config.reference_frames),
+    shown = clips.mixed(
+        *(1, 4, config.frames, config.reference_frames),
         nets.generator.config.latent_dim,
-        named_share=1.0,
         generator=torch.Generator().manual_seed(1),
     )
     total: Figures = {}

@@ -80,9 +80,15 @@ def voices_of(averaged: dict[str, nn.Module], clips: PairedClips) -> tuple[Shipp
 
 def run_paired(options: argparse.Namespace) -> None:
     """Train by the supervised recipe, write the networks and their voices, and ship if asked."""
+    from voice.converter_parallel import ParallelClips
     from voice.phoneme_net import load_phoneme_net
     from voice.train_converter import save_converter
+    from voice.train_teacher import SaidClips, load_teacher
 
+    if options.teacher is None:
+        raise ValueError(
+            "give --teacher FILE, what python -m voice.train teacher --export FILE wrote"
+        )
     corpus = Corpus.open(options.corpus)
     clips = PairedClips.of(corpus, planned_voices(corpus), leave_out=tuple(options.leave_out))
     pitch = load_f0(options.f0)
@@ -102,8 +108,16 @@ def run_paired(options: argparse.Namespace) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        nets = PairNets.fresh(sizes, len(clips.clips), pitch, load_phoneme_net())
-    averaged = train_paired(clips, nets, options.run, config)
+        nets = PairNets.fresh(sizes, len(clips.clips), pitch)
+    generator = torch.Generator().manual_seed(config.seed)
+    said = SaidClips.of(clips, load_phoneme_net(), 0, generator=generator)
+    pairs = ParallelClips(clips, said, load_teacher(options.teacher))
+
+    def begin(converters: dict[str, nn.Module]) -> None:
+        if options.start is not None:
+            start_from(options.start, converters)
+
+    averaged = train_paired(pairs, nets, options.run, config, begin)
     voices = voices_of(averaged, clips)
 
     def write(path: Path) -> list[Path]:
@@ -113,3 +127,17 @@ def run_paired(options: argparse.Namespace) -> None:
         write(options.export)
     if options.ship:
         ship("converter", write, corpus, options.run, options.seed)
+
+
+def start_from(file: Path, converters: dict[str, nn.Module]) -> None:
+    """Fill the networks from a converter of the same sizes that this recipe wrote."""
+    from assets.weights import install_weights, read_tensors
+
+    tensors = read_tensors(file)
+    for name, net in converters.items():
+        own = {
+            key.removeprefix(f"{name}."): value.float()
+            for key, value in tensors.items()
+            if key.startswith(f"{name}.")
+        }
+        install_weights(net, own, described=f"{file}'s {name}")

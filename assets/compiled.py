@@ -23,10 +23,10 @@ _F = TypeVar("_F", bound=Callable[..., object])
 def kernel(*signatures: str, fast: bool = False, built_on: str = "") -> Callable[[_F], _F]:
     """Compile for these argument types and keep the result on disk; `fast` is for shading.
 
-    What is kept is found by the function's own file; `built_on` names the version of device
-    functions that come from another one.
+    Without types it is compiled when first called. What is kept is found by the function's own
+    file; `built_on` names the version of device functions that come from another one.
     """
-    return lambda function: _compile(function, list(signatures), fast, built_on)
+    return lambda function: _compile(function, list(signatures) or None, fast, built_on)
 
 
 def version_of(*modules: ModuleType) -> str:
@@ -37,15 +37,22 @@ def version_of(*modules: ModuleType) -> str:
 
 def device(function: _F) -> _F:
     """A function that kernels call."""
-    return _compile(function, None, fast=False)
+    return _compile(function, None, fast=False, keep=False)
 
 
 def shading(function: _F) -> _F:
     """A function that shading kernels call; its arithmetic may be fused and reordered."""
-    return _compile(function, None, fast=True)
+    return _compile(function, None, fast=True, keep=False)
 
 
-def _compile(function: _F, signatures: list[str] | None, fast: bool, built_on: str = "") -> _F:
+def _compile(
+    function: _F,
+    signatures: list[str] | None,
+    fast: bool,
+    built_on: str = "",
+    *,
+    keep: bool = True,
+) -> _F:
     # numba must see the bare function, also where an import hook wrapped it to check shapes
     bare = inspect.unwrap(function)
     if built_on and not bare.__qualname__.endswith(built_on):
@@ -59,7 +66,7 @@ def _compile(function: _F, signatures: list[str] | None, fast: bool, built_on: s
         # shading may fuse and reorder, coverage may not; NaN and infinity keep their meaning
         fastmath={"contract", "arcp", "nsz", "reassoc", "afn"} if fast else False,
     )
-    if signatures is None:
+    if not keep:
         return cast(_F, compiler()(bare))
     try:
         return cast(_F, compiler(cache=True)(bare))

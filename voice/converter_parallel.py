@@ -1,0 +1,140 @@
+"""Pairs across speakers for the converter: a clip of one, and what a teacher makes of it.
+
+Nobody recorded the same sentence with the same melody twice; `sound_teacher` says how it would be.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from voice.converter_pairs import PairBatch, PairedClips, cut
+from voice.mel import MEAN, SPREAD, MelConfig
+from voice.sound_teacher import Said, SoundTeacher
+from voice.train_teacher import SaidClips
+from voice.transpose import transposed_mel
+
+_MARGIN = 4  # frames beside a piece that its mel sees
+_SOURCES_NAMED, _TARGETS_NAMED = 0.3, 0.75  # shares that are planned voices
+_JITTER = 2.0  # semitones around the target's usual pitch
+_QUIETEST_DB = -8.0
+_RATIOS = (0.4, 2.5)
+
+
+@dataclass(frozen=True, eq=False)
+class ParallelClips:
+    """The clips, what is said in them, and the teacher that knows all their speakers."""
+
+    clips: PairedClips
+    said: SaidClips
+    teacher: SoundTeacher
+
+    def __post_init__(self) -> None:
+        known = self.teacher.speaker.num_embeddings
+        if known != len(self.clips.clips):
+            raise ValueError(
+                f"the teacher knows {known} speakers, the corpus has {len(self.clips.clips)}; "
+                "train it on this corpus with the same --leave-out"
+            )
+
+    def mixed(
+        self,
+        own: int,
+        count: int,
+        frames: int,
+        reference_frames: int,
+        latent_dim: int,
+        *,
+        generator: torch.Generator,
+    ) -> PairBatch:
+        """First `own` clips to be found again, then pairs across speakers, `count` in all."""
+        sizes = (frames, reference_frames, latent_dim)
+        same = self.clips.batch(own, *sizes, generator=generator)
+        return joined(same, self.batch(count - own, *sizes, generator=generator))
+
+    @torch.no_grad()
+    def batch(
+        self,
+        count: int,
+        frames: int,
+        reference_frames: int,
+        latent_dim: int,
+        *,
+        drawn_share: float = 0.2,
+        generator: torch.Generator,
+    ) -> PairBatch:
+        """Pieces of any speaker's clips at about another speaker's pitch, and in that voice."""
+        clips = self.clips
+        speakers = clips.speakers(count, _TARGETS_NAMED, generator=generator)
+        references = clips.clips_of(speakers, generator=generator)
+        reference = clips.crops(references, reference_frames, generator=generator)
+        octaves = (2 * torch.rand(count, generator=generator) - 1) * _JITTER / 12
+        heard, said, gains = self._sources(
+            reference.f0_hz * torch.exp2(octaves), frames, generator=generator
+        )
+        wanted = self.teacher(said, speakers)[..., self.teacher.reach : -self.teacher.reach]
+        # a factor of the sound is a distance in the logarithm of its power
+        moved = wanted + (2 * gains.log() / SPREAD)[:, None, None, None]
+        floor = (math.log(MelConfig().floor) - MEAN) / SPREAD
+        anyone = len(clips.voices)
+        drawn = torch.rand(count, generator=generator) < drawn_share
+        return PairBatch(
+            heard,
+            moved.clamp(min=floor),
+            reference.mel,
+            speakers.clamp(max=anyone),
+            speakers,
+            torch.log2(reference.f0_hz),
+            torch.randn(count, latent_dim, generator=generator),
+            drawn & (speakers < anyone),
+            torch.tensor(references),
+        )
+
+    def _sources(
+        self, wanted_hz: Float[Tensor, " B"], frames: int, *, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "B 1 M T"], Said, Float[Tensor, " B"]]:
+        """Pieces as a conversion hears them, what is said in them, and their gains."""
+        hop, reach = MelConfig().hop_length, self.teacher.reach
+        wide = frames + 2 * _MARGIN
+        rows, told, hertz, gains = [], [], [], []
+        for target_hz in wanted_hz.tolist():
+            clip = self._long_clip(wide * hop, generator=generator)
+            samples = self.clips.corpus.samples(clip)
+            room = min(len(samples) // hop, len(self.said.levels[clip])) - wide
+            first = int(torch.randint(max(1, room), (1,), generator=generator))
+            gain = 10 ** (_QUIETEST_DB * float(torch.rand((), generator=generator)) / 20)
+            scale = gain / float(samples.abs().max().clamp(min=1e-3))
+            rows.append(samples[first * hop : (first + wide) * hop] * scale)
+            gains.append(gain)
+            ratio = min(max(target_hz / self.clips.f0_hz[clip], _RATIOS[0]), _RATIOS[1])
+            hertz.append((self.clips.f0_hz[clip], ratio))
+            begin = first + _MARGIN - reach
+            _, sounds, f0, level = self.said.piece(clip, 0, begin, frames + 2 * reach)
+            told.append((sounds, f0 * ratio, level))
+        sounds, f0, levels = (torch.stack(column) for column in zip(*told, strict=True))
+        own_hz, ratios = torch.tensor(hertz).T
+        heard = transposed_mel(torch.stack(rows), ratios, own_hz)
+        return cut(heard, frames), Said(sounds, f0, levels), torch.tensor(gains)
+
+    def _long_clip(self, samples: int, *, generator: torch.Generator) -> int:
+        """A random clip of at least so many samples, or the longest of many that were not."""
+        drawn: list[int] = []
+        for _ in range(20):
+            speaker = self.clips.speakers(1, _SOURCES_NAMED, generator=generator)
+            drawn += self.clips.clips_of(speaker, generator=generator)
+            if self.clips.corpus.clips[drawn[-1]].count >= samples:
+                return drawn[-1]
+        raise ValueError(
+            f"hardly any clip is as long as {samples / MelConfig().sample_rate:.1f} s; "
+            "train on fewer frames"
+        )
+
+
+def joined(first: PairBatch, second: PairBatch) -> PairBatch:
+    """Both batches as one."""
+    names = PairBatch.__dataclass_fields__
+    return PairBatch(*(torch.cat([getattr(first, n), getattr(second, n)]) for n in names))
