@@ -255,3 +255,16 @@ def test_the_shipped_vocoder_gives_back_a_voice_it_never_heard(generator):
     assert float(cents.abs().median()) < 20
     assert float(made[0, 14_000:22_000].abs().max()) < 1e-3
     assert net.config.look_ahead <= 8  # 100 ms, what a live stream can spare
+
+
+def test_compiled_excitations_are_those_of_the_formula():
+    from voice.vocos_source import excitations, frame_phases
+    from voice.vocos_stream import _excitations
+
+    generator = torch.Generator().manual_seed(0)
+    f0 = 80 + 400 * torch.rand(1, 40, generator=generator)
+    voiced = (torch.rand(1, 40, generator=generator) < 0.7).float()
+    phases = frame_phases(f0, 300)
+    wanted = excitations(f0, voiced, phases, torch.arange(7, 47), 300)
+    for one, other in zip(_excitations(f0, voiced, phases, 7, 300), wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-3, rtol=1e-4)

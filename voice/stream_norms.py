@@ -35,10 +35,12 @@ class NormMemory:
         self.memory_frames = memory_frames
         self.moments: dict[nn.Module, Moments] = {}
         self._frames, self._width, self._heard = 1, 1, 1.0
+        self._known: dict[tuple[int, int, float], tuple[np.ndarray, float]] = {}
 
     def begin(self, frames: int, width: int, *, speaks: bool) -> None:
         """The pictures that follow are of `width` mel frames, the first `frames` for good."""
         self._frames, self._width = frames, width
+        self._known.clear()
         # in a pause, time passes slowly: the memory keeps to speech
         self._heard = 1.0 if speaks else _HEARD
 
@@ -52,6 +54,9 @@ class NormMemory:
         And the weight of the memory afterwards.
         """
         height, width, _ = x.shape
+        # most layers remember alike, and many have pictures of the same size
+        if (known := self._known.get((height, width, weight))) is not None:
+            return known
         line = weight + self._width
         fading = math.exp(-self._heard * self._frames / self.memory_frames)
         new, kept = self._heard * self._frames, weight * fading
@@ -61,7 +66,9 @@ class NormMemory:
             new / (self.columns(x) * height * (new + kept)),
             kept / (new + kept),
         )
-        return np.array(rows, dtype=x.numpy().dtype), new + kept
+        found = np.array(rows, dtype=x.numpy().dtype), new + kept
+        self._known[height, width, weight] = found
+        return found
 
 
 class StreamedNorm:

@@ -15,6 +15,7 @@ from voice.transpose import smoothed, stretched, to_mel
 
 _LISTENED = 80  # frames that the pitch network hears at once, at least: its layers look both ways
 _REMEMBERED = 4_800  # voiced frames, a minute of them
+_KNOWN = 800  # voiced frames, after which the network hears one second of three
 _USUAL_HZ = 150.0
 _LIMIT = 18.0  # semitones that a voice is moved of itself
 
@@ -39,12 +40,13 @@ class FollowedPitch:
         self._heard_hz: deque[float] = deque(maxlen=_REMEMBERED)
         self._median_hz = 0.0  # of those; 0 before any
         self._waiting: list[Tensor] = []  # mels that the pitch network is to hear
+        self._skipped = 0  # frames that it need not hear
 
     def moved_mel(self, power: Float[Tensor, "K T"], fresh: int) -> Float[Tensor, "M T"]:
         """The natural-log mel of power spectra, of which the last `fresh` come the first time."""
         if self._semitones is None and self._wanted is None:
             return self._mel(power)
-        self._listen(self._mel(power[:, power.shape[1] - fresh :]))
+        self._listen(power[:, power.shape[1] - fresh :])
         median_hz = self._median_hz
         move = self._move(median_hz)
         if move == 0:
@@ -64,7 +66,11 @@ class FollowedPitch:
             return 0.0
         return max(-_LIMIT, min(_LIMIT, 12 * (self._wanted - math.log2(median_hz))))
 
-    def _listen(self, mel: Tensor) -> None:
+    def _listen(self, power: Tensor) -> None:
+        if self._skipped > 0:
+            self._skipped -= power.shape[1]
+            return
+        mel = self._mel(power)
         self._waiting.append(mel)
         enough = sum(part.shape[1] for part in self._waiting) >= _LISTENED
         # at the start a guess from less is better than none
@@ -78,3 +84,4 @@ class FollowedPitch:
             self._median_hz = ordered[(len(ordered) - 1) // 2]
         if enough:
             self._waiting = []
+            self._skipped = 2 * _LISTENED if len(self._heard_hz) >= _KNOWN else 0

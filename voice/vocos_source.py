@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from voice.audio import SAMPLE_RATE
 
-_TOP_HZ = 11_800.0  # no harmonic above
+TOP_HZ = 11_800.0  # no harmonic above
 
 
 def frame_phases(f0: Float[Tensor, "B T"], hop: int) -> Float[Tensor, "B T"]:
@@ -39,7 +39,7 @@ def excitations(
     step = torch.arange(hop, device=f0.device, dtype=torch.float64)
     turns = phases[..., None] + _turns_within(f0.double(), after.double(), step, hop)
     turns = (turns - turns.round()).to(f0.dtype)  # [B, T, hop], -0.5..0.5
-    count = torch.floor(_TOP_HZ / f0).clamp(min=1)[..., None]
+    count = torch.floor(TOP_HZ / f0).clamp(min=1)[..., None]
     # the sum of cosines 1..count in closed form; where it is 0 / 0 all cosines are 1
     sine = torch.sin(math.pi * turns)
     is_peak = sine.abs() < 1e-5

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from voice.audio import SAMPLE_RATE
 from voice.mel import N_MELS
 from voice.vocos import ConvNeXtBlock, Filters, FrameConv, Vocos
 from voice.vocos_fit import BACK, agreeing, fitted
-from voice.vocos_source import excitations, frame_phases, overlap_add, spectra
+from voice.vocos_source import TOP_HZ, excitations, frame_phases, overlap_add, spectra
 
 _BESIDE = 2  # frames beside a frame that share samples with it
 
@@ -124,8 +126,7 @@ class VocosStream:
             return self._pitch.new_zeros(1, 0, bins, 2), self._pitch.new_zeros(1, 0, N_MELS)
         phases = frame_phases(self._pitch, config.hop_length)
         phases = (phases + self._phase) % 1.0
-        numbers = torch.arange(self._first, known)
-        signals = excitations(self._pitch, self._voiced, phases, numbers, config.hop_length)
+        signals = _excitations(self._pitch, self._voiced, phases, self._first, config.hop_length)
         filters = _joined(self._ready)
         begins, count = self._first == 0, end - self._excited
         skipped = self._excited if begins else 0
@@ -196,6 +197,22 @@ class _Perceptron:
 
     def of(self, x: Tensor) -> Tensor:
         return F.linear(F.gelu(F.linear(self.norm(x), *self.widen)), *self.narrow)
+
+
+def _excitations(
+    f0: Tensor, voiced: Tensor, phases: Tensor, first: int, hop: int
+) -> tuple[Tensor, Tensor]:
+    """`vocos_source.excitations` of one line, in one call where it is on the processor."""
+    if f0.device.type != "cpu":
+        numbers = torch.arange(first, first + f0.shape[1])
+        return excitations(f0, voiced, phases, numbers, hop)
+    from voice.excitation_kernels import excited
+
+    made = np.empty((2, 1, f0.shape[1] * hop), np.float32)
+    lines = f0[0].float().numpy(), voiced[0].float().numpy(), phases[0].double().numpy()
+    excited(*lines, first, hop, float(SAMPLE_RATE), TOP_HZ, made[0, 0], made[1, 0])
+    pulses, noise = torch.from_numpy(made).to(f0)
+    return pulses, noise
 
 
 def _by_columns(weight: Tensor) -> Tensor:
