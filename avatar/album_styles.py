@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,11 +73,22 @@ def read_styles(text: str) -> list[AlbumStyle]:
         except UnicodeDecodeError as error:
             raise AssetError(f"{path} is not UTF-8 text; save it as such") from error
     else:
-        lines = text.split(",")
+        lines = re.split("[,，、]", text)
     found = [_style(line) for line in lines if line.strip() and not line.strip().startswith("#")]
     if not found:
         raise ValueError(f"{text!r} names no style; use such as {', '.join(list(PRESETS)[:4])}")
     return found
+
+
+def read_style(text: str) -> AlbumStyle:
+    """The one style of a text; ValueError where it names several."""
+    found = read_styles(text)
+    if len(found) > 1:
+        raise ValueError(
+            f"one picture has one style, {text!r} names {len(found)}; give one of them, or draw "
+            "all of them with avatar album --styles"
+        )
+    return found[0]
 
 
 def worded(prompt: str, style: AlbumStyle) -> str:

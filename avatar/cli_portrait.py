@@ -162,11 +162,11 @@ def portrait(
         raise typer.Exit(0 if checked.generated else 1)
     progress = Progress(sys.stderr)
     if style is not None:
-        from avatar.album_styles import read_styles, worded
+        from avatar.album_styles import read_style, worded
 
         if prompt is None:
             raise ValueError("--style adds its words to a prompt; give one")
-        prompt = worded(prompt, read_styles(style)[0])
+        prompt = worded(prompt, read_style(style))
     given: dict[str, Any] = {
         "prompt": prompt,
         "negative": negative,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,6 +113,8 @@ def place(
     Returns, and records, what was chosen. `free_bytes` is read off the device when None.
     """
     target = choose_device(device)
+    if compiled:
+        _require_compiler(target.type)
     free = free_memory(target) if free_bytes is None else free_bytes
     parts = tuple(network_bytes(getattr(pipeline, part, None)) for part in _PARTS)
     held = sum(parts) if pipeline.device.type == target.type else 0  # already paid for
@@ -118,6 +123,16 @@ def place(
     )
     apply(pipeline, chosen)
     return chosen
+
+
+def _require_compiler(device: str) -> None:
+    """ValueError where `torch.compile` would only fail in the middle of the first picture."""
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device == "cpu" and shutil.which(name) is None:
+        raise ValueError(
+            f"compiling a model for the processor needs the C++ compiler {name}, which is not "
+            "there; install it (on Debian: apt install g++) or draw without --compile"
+        )
 
 
 def apply(pipeline: Pipeline, compute: Compute) -> None:

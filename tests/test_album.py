@@ -16,7 +16,7 @@ from assets.errors import AssetError
 from avatar import album_rank
 from avatar.album_page import write_page
 from avatar.album_rank import Person, Scores, places
-from avatar.album_styles import PRESETS, AlbumStyle, read_styles, worded
+from avatar.album_styles import PRESETS, AlbumStyle, read_style, read_styles, worded
 from avatar.cli import app
 from diffusion.metadata import read_record
 from diffusion.prompt_fit import fit_of_model, load_prompt_fit
@@ -166,6 +166,12 @@ def test_styles_are_names_presets_or_a_file(tmp_path):
     with pytest.raises(AssetError, match="cannot be read"):
         read_styles(str(tmp_path / "absent.txt"))
     assert worded("a {style} of a man", AlbumStyle("x", "sketch")) == "a sketch of a man"
+    assert read_style("油画").words == read_style("oil painting").words == PRESETS["oil painting"]
+    assert [style.name for style in read_styles("油画，水彩、a look of mine")] == [
+        "油画", "水彩", "a look of mine",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="names 2; give one of them"):
+        read_style("anime, neon")
     assert worded("a man", AlbumStyle("x", "sketch")) == "a man, sketch"
 
 

@@ -115,6 +115,12 @@ def test_a_compiled_denoiser_is_asked_for_in_place(pipeline, monkeypatch):
     assert asked == ["UNet2DConditionModel"] and "compiled" in record_of(pipeline).compute
 
 
+def test_compiling_without_a_compiler_is_refused_before_the_first_picture(pipeline, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs the C\+\+ compiler .* draw without --compile"):
+        place(pipeline, "cpu", compiled=True)
+
+
 def test_every_step_is_heard_of_with_a_picture_and_the_result_stays(pipeline, generator):
     plain = drawn(pipeline, steps=4)
     steps = []
