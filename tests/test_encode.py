@@ -1,4 +1,4 @@
-"""From true answers to codes, their mirror images and files, and the fit that starts from them."""
+"""From true answers to codes, their files, and the fit that starts from them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ import numpy as np
 import pytest
 import torch
 from plain_people import plain_wardrobe
+from true_codes import (
+    SIDE,
+    assert_same,
+    pinhole,
+    small_net,
+    true_answer,
+    turned,
+)
 
 from assets.errors import AssetError
 from deca.code_net import (
     CODE_SIDE,
     CODE_VIEW,
-    CodeAnswer,
-    CodeConfig,
     CodeNet,
     code_flip,
     codes_of,
     load_code_net,
-    mean_answer,
-    mirrored_answer,
     rotation_from_six,
     save_code_net,
 )
@@ -29,24 +33,19 @@ from deca.encode import encode_box, seen_by
 from deca.exposure import exposed, skin_samples
 from deca.face_region import face_region
 from deca.landmark_points import LandmarkPoints, landmark_points
-from deca.landmarks import CROP_VIEW, LandmarkConfig, LandmarkNet, Prediction
 from deca.synth import Shot, Studio, matt_light
 from deca.synth_degrade import on_background
-from flame.arkit import ARKIT_INDEX
 from flame.camera import Camera
 from flame.interpolate import interpolate
 from flame.light import directional, sh_basis, sh_constant
 from flame.load import load_head
-from flame.model import Flame, FlameArrays
+from flame.model import Flame
 from flame.outfit import load_outfit
 from flame.params import Params, arkit_from_params, params_from_arkit
 from flame.raster import rasterize
 from flame.rotation import axis_angle_to_matrix
 from flame.srgb import linear_to_srgb, srgb_to_linear
 from flame.texture import sample_texture
-
-SIDE = 128
-MIRROR = torch.tensor([-1.0, 1.0, 1.0])
 
 
 @pytest.fixture(scope="module")
@@ -63,91 +62,6 @@ def points(flame: Flame) -> LandmarkPoints:
 def shots(flame: Flame) -> list[Shot]:
     studio = Studio(flame, plain_wardrobe())
     return studio.shoot(2, generator=torch.Generator().manual_seed(4))
-
-
-def small_landmarks(points: LandmarkPoints, side: int, view: float) -> LandmarkNet:
-    net = LandmarkNet(points, LandmarkConfig(4, (4, 4, 4, 8), 16, 6, side=side))
-    rest = points.rest[:, :2] - points.rest[:, :2].mean(0)
-    extent = (rest.amax(0) - rest.amin(0)).max()
-    upright = 0.5 + rest / (view * extent) * torch.tensor([1.0, -1.0])
-    net.start_at(upright + 0.01 * torch.randn(20, len(points), 2))
-    return net
-
-
-def small_net(points: LandmarkPoints, n_shape: int = 100, seed: int = 0) -> CodeNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = CodeNet(
-            small_landmarks(points, CODE_SIDE, CODE_VIEW),
-            CodeConfig(n_shape, trunk=16, hidden=24, tones=8, rank=6),
-            small_landmarks(points, SIDE, CROP_VIEW),
-        )
-        net.point_axes.normal_(std=0.1)
-        net.out_mean.normal_(std=0.1)
-        start = n_shape + 52
-        net.out_mean[start : start + 7] += torch.tensor([1.0, 0, 0, 0, 1, 0, 1.2])  # upright, near
-        net.out_scale.uniform_(0.1, 0.3)
-        net.shape_sigma.uniform_(0.3, 1.0)
-        net.weight_sigma.uniform_(0.1, 0.3)
-    return net.eval()
-
-
-def one_gaze(weights: torch.Tensor) -> torch.Tensor:
-    """Eyes that look to one side only; opposite directions would cancel in the parameters."""
-    found = weights.clone()
-    for name in ("UpLeft", "UpRight", "InLeft", "OutRight"):
-        found[:, ARKIT_INDEX[f"eyeLook{name}"]] = 0
-    return found
-
-
-def turned(
-    flame: Flame, generator: torch.Generator, distance: float = 0.7, n_shape: int | None = None
-) -> tuple[Params, Camera]:
-    """Two people before pinholes `distance` metres away, whose faces fill two thirds of a crop."""
-    shape = 0.7 * torch.randn(2, n_shape or flame.n_shape, generator=generator)
-    params = params_from_arkit(shape, one_gaze(0.5 * torch.rand(2, 52, generator=generator)))
-    params.root.copy_(torch.tensor([[0.1, -0.4, 0.05], [-0.2, 0.6, -0.1]]))
-    scale, shift = torch.tensor([7.0, 6.0]), torch.tensor([[0.01, -0.02], [-0.03, 0.01]])
-    fov_deg = torch.rad2deg(2 * torch.atan(1 / distance / scale))
-    return params, Camera(scale, shift, fov_deg)
-
-
-def pinhole(placed: torch.Tensor, camera: Camera, side: int) -> torch.Tensor:
-    """Pixels of points by similar triangles, written without the camera's own methods."""
-    place, scale, shift = placed.double(), camera.scale.double(), camera.shift.double()
-    half_fov = torch.deg2rad(camera.fov_deg.double()) / 2
-    distance = 1 / (scale * half_fov.tan())
-    focal = side / 2 / half_fov.tan()
-    ratio = (focal[:, None] / (distance[:, None] - place[..., 2]))[..., None]
-    flat = (place[..., :2] + shift[:, None]) * ratio
-    return side / 2 + flat * flat.new_tensor([1.0, -1.0])
-
-
-def true_answer(
-    flame: Flame, points: LandmarkPoints, params: Params, camera: Camera, n_albedo: int = 43
-) -> CodeAnswer:
-    seen = pinhole(points.on(flame(params).verts), camera, SIDE).float() / SIDE
-    batch = len(seen)
-    generator = torch.Generator().manual_seed(9)
-    return CodeAnswer(
-        Prediction(
-            seen, torch.randn(batch, len(points), generator=generator) * 0.4 - 4, torch.ones(batch)
-        ),
-        params.shape,
-        arkit_from_params(params),
-        axis_angle_to_matrix(params.root),
-        camera.scale * torch.tan(torch.deg2rad(camera.fov_deg) / 2),
-        torch.randn(batch, n_albedo, generator=generator),
-        torch.randn(batch, 9, 3, generator=generator),
-    )
-
-
-def assert_same(one: CodeAnswer, other: CodeAnswer, atol: float) -> None:
-    for name in ("shape", "weights", "rotation", "nearness", "albedo", "light"):
-        torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=atol, rtol=0)
-    for name in ("mean", "log_sigma", "face_logit"):
-        found, expected = getattr(one.landmarks, name), getattr(other.landmarks, name)
-        torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
 # --- light and labels
@@ -223,81 +137,6 @@ def test_points_that_the_network_doubts_hardly_move_the_camera(flame, points, ge
     found = codes_of(answer, flame, points).camera
     torch.testing.assert_close(found.scale, camera.scale, atol=0, rtol=1e-3)
     torch.testing.assert_close(found.shift, camera.shift, atol=1e-4, rtol=0)
-
-
-# --- mirror images
-
-
-def test_the_mirrored_codes_are_those_of_the_mirrored_head(flame, points, generator):
-    flip = code_flip(flame, points, flame.n_shape)
-    params, _ = turned(flame, generator)
-    other = params_from_arkit(
-        params.shape @ flip.shape.T, arkit_from_params(params)[:, flip.weights]
-    )
-    other.root.copy_(params.root * torch.tensor([1.0, -1.0, -1.0]))  # a mirrored turn
-    swapped = flame(params).verts[:, flame.topology.mirror] * MIRROR
-    torch.testing.assert_close(flame(other).verts, swapped, atol=1e-5, rtol=0)
-
-
-def test_identities_are_mirrored_in_any_basis_of_their_space(flame, points, generator):
-    mix = torch.randn(6, 6, generator=generator) + 2 * torch.eye(6)
-    modes = flame.shapedirs[[0, 1, 2, 13, 23, 30]]  # the last three are one-sided
-    basis = torch.einsum("ij,jvc->ivc", mix, modes)
-    own = {name: getattr(flame, name) for name in FlameArrays.__dataclass_fields__}
-    mixed = Flame(FlameArrays(**{**own, "shapedirs": basis}), flame.topology)
-    flip = code_flip(mixed, points, 6)
-    torch.testing.assert_close(flip.shape @ flip.shape, torch.eye(6), atol=1e-4, rtol=0)
-    codes = torch.randn(1, 6, generator=generator)
-    moved = torch.einsum("bi,ivc->bvc", codes, basis)
-    expected = moved[:, flame.topology.mirror] * MIRROR
-    answer = true_answer(flame, points, *turned(flame, generator))[:1]
-    answer = dataclasses.replace(answer, shape=codes)
-    found = torch.einsum("bi,ivc->bvc", mirrored_answer(answer, flip).shape, basis)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-
-
-def test_weights_change_sides_and_light_is_seen_from_the_mirrored_side(flame, points, generator):
-    flip = code_flip(flame, points, 10)
-    assert int(flip.weights[ARKIT_INDEX["mouthSmileLeft"]]) == ARKIT_INDEX["mouthSmileRight"]
-    assert int(flip.weights[ARKIT_INDEX["jawOpen"]]) == ARKIT_INDEX["jawOpen"]
-    normals = torch.nn.functional.normalize(torch.randn(50, 3, generator=generator), dim=1)
-    torch.testing.assert_close(sh_basis(normals * MIRROR), sh_basis(normals) * flip.light)
-
-
-def test_the_mirrored_answer_is_that_of_the_mirrored_picture(flame, points, generator):
-    params, camera = turned(flame, generator)
-    answer = true_answer(flame, points, params, camera)
-    flip = code_flip(flame, points, flame.n_shape)
-    found = codes_of(mirrored_answer(answer, flip), flame, points)
-    dense = slice(68, None)  # vertices, mirrored exactly
-    own = pinhole(points.on(flame(params).verts), camera, SIDE)
-    seen = pinhole(points.on(flame(found.params).verts), found.camera, SIDE)
-    expected = own[:, points.flip] * torch.tensor([-1.0, 1.0]) + torch.tensor([SIDE, 0.0])
-    assert float((seen - expected)[:, dense].norm(dim=-1).max()) < 0.5
-    torch.testing.assert_close(
-        found.camera.shift, camera.shift * torch.tensor([-1.0, 1.0]), atol=1e-3, rtol=0
-    )
-
-
-def test_mirroring_an_answer_twice_changes_nothing(flame, points, generator):
-    answer = true_answer(flame, points, *turned(flame, generator))
-    flip = code_flip(flame, points, flame.n_shape)
-    once = mirrored_answer(answer, flip)
-    assert float((once.rotation - answer.rotation).abs().max()) > 0.1
-    assert_same(mirrored_answer(once, flip), answer, 1e-5)
-
-
-def test_the_mean_of_two_turns_about_one_axis_is_the_turn_between(flame, points, generator):
-    params, camera = turned(flame, generator)
-    one = true_answer(flame, points, params, camera)
-    assert_same(mean_answer(one, one), one, 1e-6)
-    axis = torch.tensor([[0.0, 1.0, 0.0]] * 2)
-    left, right = (
-        dataclasses.replace(one, rotation=axis_angle_to_matrix(angle * axis))
-        for angle in (0.1, 0.9)
-    )
-    found = mean_answer(left, right).rotation
-    torch.testing.assert_close(found, axis_angle_to_matrix(0.5 * axis), atol=1e-6, rtol=0)
 
 
 # --- files
@@ -384,7 +223,9 @@ def test_a_look_at_the_mirror_image_gives_the_mirrored_codes(flame, points, shot
     weights = arkit_from_params(other.params)[:, flip.weights]
     torch.testing.assert_close(weights, arkit_from_params(plain.params), **LOOSE)
     torch.testing.assert_close(other.light * flip.light[:, None], plain.light, atol=5e-3, rtol=0.03)
-    torch.testing.assert_close(other.params.root * -MIRROR, plain.params.root, **LOOSE)
+    torch.testing.assert_close(
+        other.params.root * torch.tensor([1.0, -1, -1]), plain.params.root, **LOOSE
+    )
 
 
 LOOSE = {"atol": 5e-3, "rtol": 0.0}  # bilinear crops of mirrored pictures differ by rounding
