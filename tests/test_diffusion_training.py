@@ -28,6 +28,7 @@ from diffusion.train_noise import (
     NoiseConfig,
     denoising_losses,
     draw_noise,
+    draw_timesteps,
     min_snr_weights,
     training_scheduler,
 )
@@ -131,6 +132,17 @@ def test_a_perfect_denoiser_has_no_loss_and_another_its_weighted_error(predictio
     off = losses(lambda n, t: perfect(n, t) + 0.1, NoiseConfig(5.0))
     weights = min_snr_weights(seen["snr"], 5.0, prediction)
     torch.testing.assert_close(off.double(), 0.01 * weights, rtol=1e-3, atol=0)
+
+
+def test_timesteps_are_even_or_as_of_a_logistic_normal_draw(generator):
+    even = draw_timesteps(20_000, 1000, 0.0, generator=generator).double()
+    assert even.min() < 5 and even.max() > 994 and abs(even.mean() - 500) < 10
+    near = draw_timesteps(20_000, 1000, 1.0, generator=generator).double() / 1000
+    for share, normal in ((0.159, -1.0), (0.5, 0.0), (0.841, 1.0)):
+        expected = 1 / (1 + math.exp(1.0 - normal))
+        assert abs(float(near.quantile(share)) - expected) < 0.012
+    with pytest.raises(ValueError, match=r"middle=2.0 must be from 0 to 1"):
+        NoiseConfig(middle=2.0)
 
 
 def test_noise_with_an_offset_shifts_each_channel_as_a_whole(generator):

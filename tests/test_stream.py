@@ -371,3 +371,28 @@ def test_a_vocoder_that_cannot_stream_is_given_long_lines_whole(converter, style
 def test_settings_that_cannot_be_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         StreamConfig(**wrong)
+
+
+def test_the_pitch_of_a_known_voice_is_listened_to_now_and_then(monkeypatch):
+    from voice import stream_pitch
+    from voice.shipped import load_converter, shipped_voices
+
+    converter, style = load_converter(), shipped_voices()[0].style
+    heard = []
+    listen = converter.pitch.pitch_and_silence
+    monkeypatch.setattr(
+        converter.pitch,
+        "pitch_and_silence",
+        lambda mel: (heard.append(mel.shape[-1]), listen(mel))[1],
+    )
+    monkeypatch.setattr(stream_pitch, "_KNOWN", 100)
+    followed = stream_pitch.FollowedPitch(converter, style, None)
+    # harmonics of 150 Hz, a thousand frames of them
+    bins = torch.arange(MelConfig().n_fft // 2 + 1) * 24_000 / MelConfig().n_fft
+    comb = torch.exp(-(((bins + 75) % 150 - 75) / 12).square())
+    power = (100 * comb / (1 + bins / 500).square() + 1e-6)[:, None].expand(-1, 8)
+    for _ in range(125):
+        followed.moved_mel(power, 8)
+    assert abs(12 * math.log2(followed._median_hz / 150)) < 1
+    # a first guess, then whole seconds: two until a hundred frames are known, then one of three
+    assert 300 < sum(heard[1:]) < 500
