@@ -12,8 +12,9 @@ import functools
 
 import numpy as np
 
+from assets import compiled
 from assets.compiled import shading
-from flame import compiled, sh_face_kernels, sh_pixel_kernels
+from flame import sh_face_kernels, sh_pixel_kernels
 from flame.sh_face_kernels import (
     AT_ROW,
     COLUMN,
