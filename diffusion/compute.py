@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -127,7 +128,8 @@ def place(
 
 def _require_compiler(device: str) -> None:
     """ValueError where `torch.compile` would only fail in the middle of the first picture."""
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    command = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    name = shlex.split(command)[0]  # options may follow
     if device == "cpu" and shutil.which(name) is None:
         raise ValueError(
             f"compiling a model for the processor needs the C++ compiler {name}, which is not "

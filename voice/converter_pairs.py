@@ -17,7 +17,7 @@ from voice.perturb import Perturbation, perturbed_mel
 
 ANYONE = "anyone"  # the last domain: reads the style of any speaker's clip
 HELD_BACK = 8  # one clip in so many of each voice is never trained on
-_MARGIN = 4  # frames beside a crop that its mel sees
+MARGIN = 4  # frames beside a crop that its mel sees
 _GAIN_DB = (-10.0, 8.0)
 _LEAST_VOICED_HZ = 50.0
 
@@ -112,7 +112,7 @@ class PairedClips:
     def crops(self, clips: Sequence[int], frames: int, *, generator: torch.Generator) -> Crops:
         """A piece of each clip at a random loudness; short clips are repeated."""
         hop = MelConfig().hop_length
-        wide = (frames + 2 * _MARGIN) * hop
+        wide = (frames + 2 * MARGIN) * hop
         rows = []
         for clip in clips:
             samples = self.corpus.samples(clip)
@@ -173,7 +173,7 @@ class PairedClips:
 
 def cut(mel: Float[Tensor, "B M W"], frames: int) -> Float[Tensor, "B 1 M T"]:
     """The normalised mel of a crop without its margins."""
-    return normalised(mel)[:, None, :, _MARGIN : _MARGIN + frames]
+    return normalised(mel)[:, None, :, MARGIN : MARGIN + frames]
 
 
 def voice_clips(corpus: Corpus, plan: VoicePlan, *, held_out: bool) -> tuple[int, ...]:

@@ -12,13 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from voice.converter_pairs import PairBatch, PairedClips, cut
+from voice.converter_pairs import MARGIN, PairBatch, PairedClips, cut
 from voice.mel import MEAN, SPREAD, MelConfig
 from voice.sound_teacher import Said, SoundTeacher
 from voice.train_teacher import SaidClips
 from voice.transpose import transposed_mel
 
-_MARGIN = 4  # frames beside a piece that its mel sees
 _SOURCES_NAMED, _TARGETS_NAMED = 0.3, 0.75  # shares that are planned voices
 _JITTER = 2.0  # semitones around the target's usual pitch
 _QUIETEST_DB = -8.0
@@ -99,7 +98,7 @@ class ParallelClips:
     ) -> tuple[Float[Tensor, "B 1 M T"], Said, Float[Tensor, " B"]]:
         """Pieces as a conversion hears them, what is said in them, and their gains."""
         hop, reach = MelConfig().hop_length, self.teacher.reach
-        wide = frames + 2 * _MARGIN
+        wide = frames + 2 * MARGIN
         rows, told, hertz, gains = [], [], [], []
         for target_hz in wanted_hz.tolist():
             clip = self._long_clip(wide * hop, generator=generator)
@@ -112,7 +111,7 @@ class ParallelClips:
             gains.append(gain)
             ratio = min(max(target_hz / self.clips.f0_hz[clip], _RATIOS[0]), _RATIOS[1])
             hertz.append((self.clips.f0_hz[clip], ratio))
-            begin = first + _MARGIN - reach
+            begin = first + MARGIN - reach
             _, sounds, f0, level = self.said.piece(clip, 0, begin, frames + 2 * reach)
             told.append((sounds, f0 * ratio, level))
         sounds, f0, levels = (torch.stack(column) for column in zip(*told, strict=True))
