@@ -257,6 +257,23 @@ def test_the_shipped_vocoder_gives_back_a_voice_it_never_heard(generator):
     assert net.config.look_ahead <= 8  # 100 ms, what a live stream can spare
 
 
+def test_a_blurred_mel_is_sung_at_the_pitch_of_its_melody():
+    """Harmonics of 131 Hz that hardly show any more, with and without a mel that shows them."""
+    turns = torch.arange(24_000) * 131 / 24_000
+    buzz = sum(torch.cos(2 * torch.pi * k * turns + k * k / 5) / k for k in range(1, 40)) * 0.05
+    net = load_vocoder()
+    clear = normalised(log_mel(buzz[None]))
+    around = torch.nn.functional.pad(clear.transpose(1, 2), (2, 2), mode="replicate")
+    blurred = torch.nn.functional.avg_pool1d(around, 5, 1).transpose(1, 2)
+
+    def off(melody):
+        hertz, _ = net.pitch(net.filters(blurred, melody=melody))
+        return float((12 * torch.log2(hertz[0, 10:-10] / 131)).abs().median())
+
+    assert off(None) > 1.0
+    assert off(clear) < 0.3
+
+
 def test_compiled_excitations_are_those_of_the_formula():
     from voice.vocos_source import excitations, frame_phases
     from voice.vocos_stream import _excitations

@@ -29,8 +29,17 @@ LONGEST_WHOLE_S = 60.0  # beyond, the networks' memory for one line takes gigaby
 class Synthesises(Protocol):
     """What a converter needs of a vocoder."""
 
-    def synthesise(self, mel: Float[Tensor, "B M T"], *, generator: torch.Generator) -> Audio:
-        """The sound of a natural-log mel, at least T - 1 hops long."""
+    def synthesise(
+        self,
+        mel: Float[Tensor, "B M T"],
+        *,
+        generator: torch.Generator,
+        melody: Float[Tensor, "B M T"] | None = None,
+    ) -> Audio:
+        """The sound of a natural-log mel, at least T - 1 hops long.
+
+        `melody` is a clearer mel of the same pitch, for those that look for the pitch.
+        """
         ...
 
 
@@ -45,6 +54,7 @@ class Converter:
     speakers: tuple[str, ...]
     vocoder: Synthesises | None = None
     style_pitch: nn.Linear | None = None  # style to log2 Hz; None: the generator moves the pitch
+    keeps_pitch: bool = False  # the generator's mels have the pitch of those that it is given
 
     def __post_init__(self) -> None:
         domains = self.mapping_network.config.num_domains
@@ -107,7 +117,9 @@ class Converter:
         self.require_style(style, len(samples))
         loudest = samples.abs().amax(dim=1, keepdim=True)
         mel = self._source_mel(samples / loudest.clamp_min(1e-8), style, semitones)
-        sound = self.vocoder.synthesise(self._convert_mel(mel, style), generator=generator)
+        converted = self._convert_mel(mel, style)
+        melody = mel if self.keeps_pitch else None
+        sound = self.vocoder.synthesise(converted, generator=generator, melody=melody)
         missing = max(0, samples.shape[1] - sound.samples.shape[1])
         return Audio(F.pad(sound.samples, (0, missing))[:, : samples.shape[1]])
 

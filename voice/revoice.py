@@ -31,6 +31,7 @@ _WORTH_SEMITONES = 1.0  # nearer by so much, or the source stays as it was
 _MOST_SEMITONES = 18.0
 _WIDEST = 24.0  # that effects and converters take
 _IN_TUNE = 0.05  # semitones
+_SUNG_ABOVE = 5.0  # semitones; people sing about a fourth above the pitch that they speak at
 _FRAMES = 15  # of 10 ms that must be voiced in both
 QUIETEST_PEAK = 1e-4  # what is quieter throughout, or below -70 LUFS, holds no voice
 
@@ -44,7 +45,7 @@ class RevoiceConfig:
     speed: float = 1.0  # 2 is twice as fast
     lufs: float | None = WEB_LUFS  # of the result; None leaves the converter's level
     gate_db: float | None = None  # quieter than this in the source is silence; dB of full scale
-    keep_melody: bool = False  # a song stays in its key, at most octaves away
+    keep_melody: bool = False  # a song stays in its key, at octaves that suit the voice
 
     def __post_init__(self) -> None:
         self.effects()
@@ -170,7 +171,8 @@ def find_register(
         else:
             away = float(converter.semitones_to(probe, voice.style)[0])
         away = min(max(away, -_MOST_SEMITONES), _MOST_SEMITONES)
-        away = 12.0 * round(away / 12.0) if config.keep_melody else away
+        if config.keep_melody:
+            away = 12.0 * round((away + _SUNG_ABOVE) / 12.0)
         away += config.pitch_semitones
         return replace(found, source_moved=min(max(away, -_WIDEST), _WIDEST))
     if config.keep_melody or not voice.f0_hz:

@@ -126,6 +126,7 @@ def load_converter(
         parts.styles,
         load_vocoder(vocoder),
         parts.style_pitch,
+        keeps_pitch=parts.style_pitch is not None,
     )
 
 

@@ -150,6 +150,7 @@ class ConverterStream:
         converter.require_style(style, 1)
         self.config = config
         self._vocoding = vocoding(converter.vocoder, generator)
+        self._keeps_pitch = converter.keeps_pitch
         pitch = converter.pitch if converter.generator.config.F0_channel else None
         self._converting = GeneratorStream(
             converter.generator, pitch, style, config.memory_s / _FRAME_S
@@ -180,7 +181,7 @@ class ConverterStream:
             # always as many frames at a time, so that blocks do not show in the rounding either
             while self._front.frames >= self._missing:
                 self._hear(self._missing)
-                made.append(self._vocoding.push(self._convert(self._hop)))
+                made.append(self._vocoding.push(*self._convert(self._hop)))
                 self._missing = self._hop
         return self._cut(made)
 
@@ -193,7 +194,7 @@ class ConverterStream:
         self._hear(self._front.frames)
         made = []
         if rest := self._power.shape[1]:
-            made.append(self._vocoding.push(self._convert(rest)))
+            made.append(self._vocoding.push(*self._convert(rest)))
         return self._cut([*made, self._vocoding.flush()])
 
     def _hear(self, frames: int) -> None:
@@ -204,8 +205,11 @@ class ConverterStream:
         for peak in peaks.tolist():
             self._peak = max(faded * self._peak, peak, self.config.quietest_peak)
 
-    def _convert(self, frames: int) -> Tensor:
-        """The next `frames` frames as converted log-mel, from all that has been heard."""
+    def _convert(self, frames: int) -> tuple[Tensor, Tensor | None]:
+        """The next `frames` frames as converted log-mel, from all that has been heard.
+
+        And their melody for the vocoder, where the converter leaves it as it is.
+        """
         width = self._power.shape[1]
         peak = self._peak if self.config.peak is None else self.config.peak
         mel = self._pitch.moved_mel(self._power / peak**2, self._fresh)
@@ -221,7 +225,7 @@ class ConverterStream:
             made[:, :count] = torch.lerp(self._tail[:, :count], made[:, :count], share)
         self._tail = made[:, frames:]
         self._power = self._power[:, frames:]
-        return made[None, :, :frames]
+        return made[None, :, :frames], mel[None, :, :frames] if self._keeps_pitch else None
 
     def _cut(self, made: list[Tensor]) -> Tensor:
         sound = torch.cat(made) if made else self._power.new_zeros(0)

@@ -79,8 +79,13 @@ class Front:
 class Vocoding(Protocol):
     """A vocoder on mels that arrive in pieces."""
 
-    def push(self, mel: Float[Tensor, "1 M T"]) -> Float[Tensor, " N"]:
-        """The samples that this piece of natural-log mel completes."""
+    def push(
+        self, mel: Float[Tensor, "1 M T"], melody: Float[Tensor, "1 M T"] | None = None
+    ) -> Float[Tensor, " N"]:
+        """The samples that this piece of natural-log mel completes.
+
+        `melody` is as in `voice.converter.Synthesises`; with every piece of a line or with none.
+        """
         ...
 
     def flush(self) -> Float[Tensor, " N"]:
@@ -94,8 +99,9 @@ class _WithMemory:
     def __init__(self, net: Vocos) -> None:
         self._stream = VocosStream(net)
 
-    def push(self, mel: Tensor) -> Tensor:
-        return self._stream.push(normalised(mel))[0]
+    def push(self, mel: Tensor, melody: Tensor | None = None) -> Tensor:
+        clear = None if melody is None else normalised(melody)
+        return self._stream.push(normalised(mel), clear)[0]
 
     def flush(self) -> Tensor:
         return self._stream.flush()[0]
@@ -113,7 +119,7 @@ class _WithContext:
         self._noise = torch.zeros(1, 0)
         self._before = 0  # frames held that have been given
 
-    def push(self, mel: Tensor) -> Tensor:
+    def push(self, mel: Tensor, melody: Tensor | None = None) -> Tensor:
         self._mel = torch.cat([self._mel.to(mel), mel], dim=-1)
         if isinstance(self._net, ParallelWaveGan):
             # drawn frame by frame, so that pieces of other lengths draw the same

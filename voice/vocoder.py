@@ -29,7 +29,13 @@ class Vocoder:
         return self.network.config.hop_length
 
     @torch.no_grad()
-    def synthesise(self, mel: Float[Tensor, "B M T"], *, generator: torch.Generator) -> Audio:
+    def synthesise(
+        self,
+        mel: Float[Tensor, "B M T"],
+        *,
+        generator: torch.Generator,
+        melody: Float[Tensor, "B M T"] | None = None,  # not needed
+    ) -> Audio:
         """The sound of a natural-log mel (`voice.mel.log_mel`), T * hop_length samples.
 
         Parallel WaveGAN draws its noise from `generator`; HiFi-GAN has none. ValueError for a

@@ -36,6 +36,9 @@ _CLEAREST = 2.5
 # would have twice the peaks of a voice.
 _DISPERSION_S = 0.002
 _POOL_HZ = 500.0  # wider apart than harmonics of most voices
+# How much a melody's likeness weighs beside the mel's own: converted mels are smoother than
+# recorded ones, and their low pitches are easily taken for an octave below.
+_MELODY = 2.0
 
 
 @dataclass(frozen=True)
@@ -143,14 +146,17 @@ class Vocos(nn.Module):
         self,
         mel: Float[Tensor, "B 80 T"],
         f0: Float[Tensor, "B T"] | None = None,
+        melody: Float[Tensor, "B 80 T"] | None = None,
     ) -> Float[Tensor, "B N"]:
         """The sound of each mel, 300 samples a frame; frame t is centred on sample 300 t.
+
+        `melody` is a clearer mel of the same pitch, such as the one that `mel` was converted from.
 
         `f0`, in Hz, 0 where unvoiced, replaces the pitch that the network hears in the mel; of the
         mel only the envelope is then kept to, as its own harmonics may lie elsewhere. The noise
         depends on the position alone, so the same mel always gives the same samples.
         """
-        filters = self.filters(mel, f0)
+        filters = self.filters(mel, f0, melody)
         pitch_hz, voiced = self.pitch(filters) if f0 is None else filled(f0)
         frames = torch.arange(mel.shape[-1], device=mel.device)
         phases = frame_phases(pitch_hz, self.config.hop_length)
@@ -160,32 +166,42 @@ class Vocos(nn.Module):
         return overlap_add(self.refined(out, filters, pooled=f0 is not None), n_fft, hop)
 
     @torch.no_grad()
-    def synthesise(self, mel: Float[Tensor, "B M T"], *, generator: torch.Generator) -> Audio:
+    def synthesise(
+        self,
+        mel: Float[Tensor, "B M T"],
+        *,
+        generator: torch.Generator,
+        melody: Float[Tensor, "B M T"] | None = None,
+    ) -> Audio:
         """The sound of a natural-log mel, 300 samples a frame, as every vocoder here gives it.
 
-        Nothing is drawn from the generator: the noise is a function of the position.
+        Nothing is drawn from the generator: the noise is a function of the position. The pitch is
+        looked for in a natural-log `melody` too.
         """
-        return Audio(self(normalised(mel)))
+        return Audio(self(normalised(mel), melody=None if melody is None else normalised(melody)))
 
     def filters(
-        self, mel: Float[Tensor, "B 80 T"], f0: Float[Tensor, "B T"] | None = None
+        self,
+        mel: Float[Tensor, "B 80 T"],
+        f0: Float[Tensor, "B T"] | None = None,
+        melody: Float[Tensor, "B 80 T"] | None = None,
     ) -> Filters:
         """The network's answer; with `f0` the later layers are told that pitch, not their own."""
-        x, logits, voicing = self.heard(mel)
+        x, logits, voicing = self.heard(mel, melody)
         x = x + self.described(logits, voicing, f0)
         for block in self.blocks[self.config.pitch_layers :]:
             x = block(x)
         return self.read(mel, self.head(self.head_norm(x)), logits, voicing)
 
     def heard(
-        self, mel: Float[Tensor, "B 80 T"]
+        self, mel: Float[Tensor, "B 80 T"], melody: Float[Tensor, "B 80 T"] | None = None
     ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B T P"], Float[Tensor, "B T"]]:
         """The first layers' answer, logits of the pitch and of voicing."""
         likeness = self.likeness(mel)
         x = self.embedded(self.embed(mel).transpose(1, 2), likeness)
         for block in self.blocks[: self.config.pitch_layers]:
             x = block(x)
-        return x, *self.pitch_logits(x, likeness)
+        return x, *self.pitch_logits(x, likeness, None if melody is None else self.likeness(melody))
 
     def likeness(self, mel: Float[Tensor, "B 80 T"]) -> Float[Tensor, "B T P"]:
         """How well each pitch explains each frame, -1..1."""
@@ -198,10 +214,18 @@ class Vocos(nn.Module):
         return cast(Tensor, self.embed_norm(x) + self.salience_embed(likeness))
 
     def pitch_logits(
-        self, x: Float[Tensor, "B T C"], likeness: Float[Tensor, "B T P"]
+        self,
+        x: Float[Tensor, "B T C"],
+        likeness: Float[Tensor, "B T P"],
+        melody: Float[Tensor, "B T P"] | None = None,
     ) -> tuple[Float[Tensor, "B T P"], Float[Tensor, "B T"]]:
-        """Logits of the pitch and of voicing, of the first layers' answer."""
+        """Logits of the pitch and of voicing, of the first layers' answer.
+
+        `likeness` is the mel's, `melody` that of the clearer mel.
+        """
         pitch = self.pitch_head(self.pitch_norm(x))
+        if melody is not None:
+            likeness = likeness + _MELODY * melody
         return pitch[..., :-1] + self.salience_scale * likeness, pitch[..., -1]
 
     def pitch(self, filters: Filters) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:

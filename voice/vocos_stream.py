@@ -34,6 +34,7 @@ class VocosStream:
         self._residuals = [_Queue() for _ in net.blocks]
         self._mels, self._pitched = _Queue(), _Queue()
         self._likeness = (_Queue(), _Queue())  # for the first layer, and for the pitch
+        self._melody: _Queue | None = None  # likeness of the melody, where there is one
         self._ready: list[Filters] = []
         self._pitch = torch.zeros(1, 0)
         self._voiced = torch.zeros(1, 0)
@@ -49,8 +50,13 @@ class VocosStream:
         self._before = 0  # refined frames kept whose samples have been given out
 
     @torch.no_grad()
-    def push(self, mel: Float[Tensor, "1 80 T"]) -> Float[Tensor, "1 N"]:
-        """The samples that this piece completes; perhaps none."""
+    def push(
+        self, mel: Float[Tensor, "1 80 T"], melody: Float[Tensor, "1 80 T"] | None = None
+    ) -> Float[Tensor, "1 N"]:
+        """The samples that this piece completes; perhaps none.
+
+        A `melody` is that of `Vocos.forward`; it comes with every piece of a line or with none.
+        """
         if mel.shape[-1] == 0:
             return mel.new_zeros(1, 0)
         frames = mel.transpose(1, 2)
@@ -58,6 +64,9 @@ class VocosStream:
         likeness = self.net.likeness(mel)
         for queue in self._likeness:
             queue.put(likeness)
+        if melody is not None:
+            self._melody = self._melody or _Queue()
+            self._melody.put(self.net.likeness(melody))
         return self._forward(frames, last=False)
 
     @torch.no_grad()
@@ -92,7 +101,8 @@ class VocosStream:
     def _told(self, x: Tensor) -> Tensor:
         if not x.shape[1]:
             return x
-        logits, voicing = self.net.pitch_logits(x, self._likeness[1].take(x.shape[1], x))
+        melody = None if self._melody is None else self._melody.take(x.shape[1], x)
+        logits, voicing = self.net.pitch_logits(x, self._likeness[1].take(x.shape[1], x), melody)
         self._pitched.put(torch.cat([logits, voicing[..., None]], dim=-1))
         return x + self.net.described(logits, voicing)
 
