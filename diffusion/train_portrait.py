@@ -22,6 +22,8 @@ from diffusion.train_vae import add_picture_options
 
 log = logging.getLogger(__name__)
 
+_AT_LATENTS = ("conv_in.", "conv_out.")  # layers of the UNet
+
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
@@ -92,7 +94,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_picture_options(parser)
     add = parser.add_argument
     add("--vae", type=Path, required=True, help="the autoencoder's folder, RUN/vae of that stage")
-    add("--start", type=Path, help="a model's folder to start from, as that of 128 pixels for 256")
+    add(
+        "--start",
+        type=Path,
+        help="a model's folder to start from, as that of 128 pixels for 256; "
+        "layers that meet latents start anew where there are more of them",
+    )
     add("--dropout", type=float, default=0.1, help="share of captions left empty")
     # min-SNR weights of a velocity fall to nothing where noise is highest, and captions are heard
     # there before anywhere else: short runs learn no words with them
@@ -130,7 +137,7 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     if not 0 <= options.dropout < 1:
         raise ValueError(f"dropout={options.dropout} must be from 0 to below 1; 0.1 is usual")
     shape = shape or SIZES[options.size]
-    config = run_config(options, warm_up=30, fall="cosine", ema=0.9995)
+    config = run_config(options, warm_up=30, fall="cosine", ema=0.999)
     noise = NoiseConfig(options.min_snr or None, options.noise_offset, options.middle)
     found = read_captions(options.pictures)
     captions = [str(picture.caption) for picture in found]
@@ -263,7 +270,12 @@ def _start_from(folder: Path, text_encoder: Any, unet: Any) -> None:
         held = getattr(before, part, None)
         if held is None:
             raise AssetError(f"{folder} has no {part}; give a folder that this stage wrote")
-        install_weights(network, held.state_dict(), described=f"{folder}/{part}")
+        weights = held.state_dict()
+        if part == "unet" and held.config.in_channels != unet.config.in_channels:
+            # latents of another autoencoder mean something else
+            fresh = network.state_dict()
+            weights |= {name: fresh[name] for name in fresh if name.startswith(_AT_LATENTS)}
+        install_weights(network, weights, described=f"{folder}/{part}")
 
 
 def _prompts(file: Path | None, captions: Sequence[str]) -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
-from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.upsampling import Upsample2D
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from diffusion.train_squares import start_from_squares
 
 FACTOR = 8  # pixels for one latent, each way
 NOISE: dict[str, Any] = {
@@ -66,8 +66,8 @@ SIZES = {
     128: PortraitShape(
         side=128,
         # a face of 60 pixels is 8 latents wide: with four channels there is room for its colours
-        # or for its features
-        latents=8,
+        # or for its features, and with eight for no eyes that a short training finds
+        latents=12,
         vae_widths=(16, 24, 48, 96),
         vae_groups=2,  # a group of few channels loses the mean colour of a picture
         unet_widths=(48, 96, 160),
@@ -93,27 +93,8 @@ def portrait_vae(shape: PortraitShape) -> AutoencoderKL:
         mid_block_add_attention=False,
         force_upcast=False,
     )
-    with torch.no_grad():
-        for part in vae.modules():
-            _pass_on(part)
-        # latents that start with little noise are of use to the decoder from the first steps on
-        vae.quant_conv.bias[shape.latents :] = -6.0  # the logarithm of their variance
+    start_from_squares(vae)
     return vae
-
-
-def _pass_on(part: nn.Module) -> None:
-    """Start a layer of an autoencoder as one that keeps a picture: shrunk, enlarged or as it is."""
-    if isinstance(part, ResnetBlock2D):
-        nn.init.zeros_(part.conv2.weight)
-        nn.init.zeros_(part.conv2.bias)
-        if part.conv_shortcut is not None:
-            nn.init.orthogonal_(part.conv_shortcut.weight)
-    elif isinstance(part, Upsample2D):
-        nn.init.dirac_(part.conv.weight)
-    elif isinstance(part, Downsample2D):
-        nn.init.dirac_(part.conv.weight)
-        height, width = part.conv.weight.shape[-2:]
-        part.conv.weight.copy_(part.conv.weight.sum((2, 3), keepdim=True) / (height * width))
 
 
 def portrait_unet(shape: PortraitShape) -> UNet2DConditionModel:

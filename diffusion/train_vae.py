@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +35,12 @@ class VaeConfig:
     # squares of the error of each latent's square of pixels: absolute errors let rare colours go
     colours: float = 10.0
     kl: float = 1e-5  # mean over the latents' numbers
+    # noise on the latents, of their own spread: the decoder learns to forgive what samplers leave,
+    # and what matters takes more room in the latents than what does not
+    noise: float = 0.15
+    # share of the steps in which shrunk latents must give shrunk pictures (Kouzelis et al. 2025):
+    # latents that keep to this are smoother, and a denoiser learns them sooner
+    shrunk: float = 0.25
     judge: float = 0.02  # of a network that tells pictures from copies; 0 leaves it out
     judge_from: float = 0.5  # share of the steps that come before
 
@@ -79,8 +87,12 @@ def vae_loss(
     serves both.
     """
     found = vae.encode(images).latent_dist
+    spread = found.mean.detach().std((0, 2, 3), keepdim=True)
     noise = torch.randn(found.mean.shape, generator=generator).to(found.mean)
-    made = vae.decode(found.mean + found.std * noise).sample.float()
+    latents = found.mean + (found.var + (config.noise * spread).square()).sqrt() * noise
+    if float(torch.rand((), generator=generator)) < config.shrunk:
+        latents, images = _shrunk(latents, images, generator=generator)
+    made = vae.decode(latents).sample.float()
     parts = {"pixels": (made - images).abs().mean(), "edges": edge_error(made, images)}
     parts["colours"] = F.avg_pool2d(made - images, 8).square().mean()
     mean, variance, logvar = found.mean.float(), found.var.float(), found.logvar.float()
@@ -95,6 +107,21 @@ def vae_loss(
         parts["judge"] = F.relu(1 - real).mean() + F.relu(1 + copied).mean()
         loss = loss - config.judge * fooled.mean() + parts["judge"]
     return loss, {name: value.detach() for name, value in parts.items()}
+
+
+def _shrunk(
+    latents: Tensor, images: Tensor, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Both at a half or three quarters of their size, whichever is whole for the latents."""
+    sides = [s for s in (0.5, 0.75) if all((s * side).is_integer() for side in latents.shape[2:])]
+    if not sides:
+        return latents, images
+    scale = sides[int(torch.randint(len(sides), (), generator=generator))]
+    small, wanted = (
+        F.interpolate(values, scale_factor=scale, mode="bilinear", antialias=True)
+        for values in (latents, images)
+    )
+    return small, wanted
 
 
 @torch.no_grad()
@@ -118,33 +145,20 @@ def standardized(vae: Any, pictures: list[Tensor]) -> Any:
     return copied
 
 
-@torch.no_grad()
-def widened(vae: Any, wider: Any) -> Any:
-    """An autoencoder of more latent channels that starts with what one of fewer has learnt.
-
-    `wider` is fresh, and so are its further channels; the others and all else are taken over.
-    """
-    few, many = vae.config.latent_channels, wider.config.latent_channels
-    # mean and logarithm of the variance of the channels that both have
-    both = torch.cat([torch.arange(few), torch.arange(few) + many])
-    known = vae.state_dict()
-    for name, weight in wider.state_dict().items():
-        old = known[name]
-        if old.shape == weight.shape:
-            weight.copy_(old)
-        elif name == "quant_conv.weight":
-            weight[both] = 0.0
-            weight[both[:, None], both] = old
-        elif len(weight) == 2 * many:
-            weight[both] = old
-        elif name == "post_quant_conv.weight":
-            nn.init.dirac_(weight)
-            weight[:few, :few] = old
-        elif len(weight) == many:
-            weight[:few] = old
-        else:  # the decoder's first layer
-            weight[:, :few] = old
-    return wider
+def crops(
+    images: Float[Tensor, "B 3 S S"], side: int, *, generator: torch.Generator
+) -> Float[Tensor, "B 3 K K"]:
+    """A square of each picture, three in four near its middle, where most have what matters."""
+    count, room = len(images), images.shape[-1] - side
+    middle = 0.5 + 0.2 * torch.randn(count, 2, generator=generator)
+    anywhere = torch.rand(count, 2, generator=generator)
+    is_near = torch.rand(count, 1, generator=generator) < 0.75
+    corners = (room * torch.where(is_near, middle, anywhere).clamp(0, 1)).round().int().tolist()
+    pieces = [
+        image[:, top : top + side, left : left + side]
+        for image, (top, left) in zip(images, corners, strict=True)
+    ]
+    return torch.stack(pieces)
 
 
 class Ahead:
@@ -185,12 +199,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--decoder-only", action="store_true", help="leave the latents as they are (with --start)"
     )
     parser.add_argument(
-        "--mend-colours",
-        action="store_true",
-        help="let the least used latent tell of green against magenta first (with --start)",
+        "--crop", type=int, default=0, help="pixels a side of the pieces to learn from; 0: wholes"
     )
     parser.add_argument("--judge", type=float, default=VaeConfig.judge, help="0 leaves it out")
     parser.add_argument("--kl", type=float, default=VaeConfig.kl)
+    parser.add_argument("--noise", type=float, default=VaeConfig.noise, help="on the latents")
+    parser.add_argument("--shrunk", type=float, default=VaeConfig.shrunk, help="share of steps")
     add_run_options(parser, steps=20_000, batch=32, rate=3e-4, save_every=1000)
 
 
@@ -200,10 +214,13 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     from diffusion.train_pictures import Captioned, list_pictures, pixels_of, to_floats
     from diffusion.train_run import Run, descend, generator_at
     from diffusion.train_shapes import SIZES, portrait_vae, seeded
+    from diffusion.train_squares import level_latents
 
     shape = shape or SIZES[options.size]
     config = run_config(options, warm_up=50, fall="cosine", ema=0.995, weight_decay=1e-4)
-    settings = VaeConfig(kl=options.kl, judge=options.judge)
+    settings = VaeConfig(
+        kl=options.kl, judge=options.judge, noise=options.noise, shrunk=options.shrunk
+    )
     found = [Captioned(path) for folder in options.pictures for path in list_pictures(folder)]
     accelerator = accelerator_of(options)
     device = accelerator.device
@@ -211,16 +228,12 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
         pixels = pixels_of(found, shape.side, options.cache or options.run)
     with seeded(config.seed):
         vae = portrait_vae(shape)
-        if options.start:
-            started = read_vae(options.start)
-            few = started.config.latent_channels < shape.latents
-            vae = widened(started, vae) if few else started
         judge = Judge()
-    if options.mend_colours:
-        from diffusion.train_colours import carry_colour, least_used
-
-        some = to_floats(rows_of(pixels, torch.arange(0, len(pixels), max(1, len(pixels) // 40))))
-        carry_colour(vae, some, least_used(vae, some))
+    if options.start:
+        vae = read_vae(options.start)
+    else:
+        some = torch.arange(0, len(pixels), max(1, len(pixels) // 64))
+        level_latents(vae, to_floats(rows_of(pixels, some)))
     vae.to(device).train()
     judge.to(device)
     if options.decoder_only:
@@ -229,7 +242,7 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     weights = {f"vae.{name}": w for name, w in vae.named_parameters() if w.requires_grad}
     if settings.judge:
         weights |= {f"judge.{name}": weight for name, weight in judge.named_parameters()}
-    told = {"pictures": len(found), "size": shape.side, "judge": options.judge, "kl": options.kl}
+    told = {"pictures": len(found), "size": shape.side, **dataclasses.asdict(settings)}
     training = Run(options.run, weights, config, {**told, "seed": config.seed})
 
     def batch_of(number: int) -> Tensor:
@@ -237,7 +250,10 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
         images = to_floats(rows_of(pixels, torch.randint(len(pixels), (config.batch,),
                                                          generator=generator)))  # fmt: skip
         turned = torch.rand(config.batch, generator=generator) < 0.5
-        return torch.where(turned[:, None, None, None], images.flip(-1), images)
+        images = torch.where(turned[:, None, None, None], images.flip(-1), images)
+        if options.crop:
+            images = crops(images, options.crop, generator=generator)
+        return images
 
     batches = Ahead(batch_of, accelerator.num_processes)
 

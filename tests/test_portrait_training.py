@@ -9,14 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from assets.errors import AssetError
 from assets.image import write_image
 from assets.muon import Muon, orthogonalized
 from diffusion import Recipe, load_pipeline, train_portrait, train_upscaler, train_vae, txt2img
-from diffusion.train_colours import block_colour, carry_colour, explained
 from diffusion.train_pictures import (
     Captioned,
     mirrored,
@@ -35,6 +36,7 @@ from diffusion.train_shapes import (
     seeded,
 )
 from diffusion.train_ship import check_sizes
+from diffusion.train_squares import level_latents
 from diffusion.train_text import learn_words, read_tokenizer, token_ids, write_tokenizer
 from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
 from diffusion.train_words import frequent_pairs, said, teach_words
@@ -133,20 +135,76 @@ def test_standardizing_leaves_pictures_and_relative_noise_as_they_are(generator)
         torch.testing.assert_close(other.decode(after.mean).sample, vae.decode(before.mean).sample)
 
 
-def test_more_channels_start_with_what_fewer_have_learnt(generator):
+def test_a_fresh_encoder_tells_squares_of_pixels_by_walsh_functions(generator):
     with seeded(2):
-        few = portrait_vae(TINY).double()
-        many = portrait_vae(replace(TINY, latents=6)).double()
-    wider = train_vae.widened(few, many)
-    shown = torch.rand(2, 3, 16, 16, generator=generator, dtype=torch.float64) * 2 - 1
+        vae = portrait_vae(replace(TINY, vae_widths=(8, 16, 16, 32), latents=12)).double()
+    shown = torch.rand(8, 3, 32, 32, generator=generator, dtype=torch.float64) * 2 - 1
+    level_latents(vae, shown)
     with torch.no_grad():
-        old, new = few.encode(shown).latent_dist, wider.encode(shown).latent_dist
-        torch.testing.assert_close(new.mean[:, :4], old.mean)
-        torch.testing.assert_close(new.logvar[:, :4], old.logvar)
-        assert new.mean[:, 4:].std() > 1e-3
-        still = torch.cat([old.mean, torch.zeros_like(new.mean[:, 4:])], 1)
-        still[:, 4:] -= wider.post_quant_conv.bias[4:, None, None]
-        torch.testing.assert_close(wider.decode(still).sample, few.decode(old.mean).sample)
+        found = vae.encode(shown).latent_dist
+    told = found.mean.permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(told.mean(0), torch.zeros(12).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(told.std(0), torch.ones(12).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.logvar, torch.full_like(found.logvar, -6.0))
+    squares = shown.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    signs = scipy.linalg.hadamard(8)
+    by_changes = signs[np.argsort((np.diff(signs, axis=1) != 0).sum(1))]
+    walsh = torch.from_numpy(by_changes).double()
+    bright = (walsh @ squares.mean(1) @ walsh.T).flatten(1)  # by changes downwards and sideways
+    likeness = torch.corrcoef(torch.cat([told, bright], 1).T)[:12, 12:].abs()
+    wanted = {0: (0, 0), 3: (0, 1), 4: (1, 0), 5: (0, 2), 6: (2, 0), 7: (1, 1)}
+    for channel, (down, across) in wanted.items():
+        assert int(likeness[channel].argmax()) == 8 * down + across
+        assert float(likeness[channel].max()) > 0.75
+
+
+class Exact(torch.nn.Module):
+    """An autoencoder whose latents are the picture."""
+
+    def encode(self, images):
+        count = images.shape[1]
+        moments = torch.cat([images, torch.full_like(images[:, :count], -60.0)], 1)
+        return argparse.Namespace(latent_dist=DiagonalGaussianDistribution(moments))
+
+    def decode(self, latents):
+        return argparse.Namespace(sample=latents)
+
+
+def test_shrunk_latents_are_held_against_shrunk_pictures_and_noise_is_relative(generator):
+    images = 0.3 * torch.randn(4, 3, 32, 32, generator=generator)
+
+    def pixels(**settings):
+        config = train_vae.VaeConfig(**settings)
+        return float(train_vae.vae_loss(Exact(), None, images, config, generator=generator)[1]
+                     ["pixels"])  # fmt: skip
+
+    assert pixels(noise=0.0, shrunk=0.0) < 1e-5
+    assert pixels(noise=0.0, shrunk=1.0) < 1e-5
+    # the mean distance of a normal variable from 0
+    assert pixels(noise=0.2, shrunk=0.0) == pytest.approx(0.2 * 0.3 * (2 / np.pi) ** 0.5, rel=0.05)
+
+
+def test_pieces_lie_inside_their_pictures_and_mostly_near_the_middle(generator):
+    rows = torch.arange(16.0)[None, None, :, None].expand(2000, 3, 16, 16)
+    pieces = train_vae.crops(rows, 8, generator=generator)
+    assert pieces.shape == (2000, 3, 8, 8)
+    tops = pieces[:, 0, 0, 0]
+    torch.testing.assert_close(pieces[:, 0, -1, -1], tops + 7)
+    assert set(tops.tolist()) == set(range(9))
+    assert 0.5 < float(((tops >= 3) & (tops <= 5)).float().mean()) < 0.8
+
+
+def test_a_unet_starts_from_one_for_other_latents_but_for_what_meets_them(model):
+    other = replace(TINY, latents=6)
+    with seeded(4):
+        text = portrait_text_encoder(other, load_pipeline(model).tokenizer)
+        unet = portrait_unet(other)
+    fresh = {name: weight.clone() for name, weight in unet.state_dict().items()}
+    train_portrait._start_from(model, text, unet)
+    known = load_pipeline(model).unet.state_dict()
+    for name, weight in unet.state_dict().items():
+        meets = name.startswith(("conv_in.", "conv_out."))
+        assert torch.equal(weight, fresh[name] if meets else known[name])
 
 
 @pytest.mark.parametrize("side", SIZES)
@@ -199,26 +257,6 @@ def test_captions_come_from_tables_and_text_files_and_faults_are_named(pictures,
     (tmp_path / "empty").mkdir()
     with pytest.raises(AssetError, match="no pictures"):
         read_captions([tmp_path / "empty"])
-
-
-def test_a_colour_that_latents_lost_is_carried_by_one_of_them(generator):
-    with seeded(3):
-        vae = portrait_vae(replace(TINY, vae_widths=(8, 16, 16, 32), latents=6))
-    shown = torch.rand(24, 3, 4, 4, generator=generator) * 2 - 1
-    shown = torch.nn.functional.interpolate(shown, size=(32, 32), mode="bilinear")
-    with torch.no_grad():
-        vae.encoder.conv_in.weight[:] = vae.encoder.conv_in.weight.mean(1, keepdim=True)  # greys
-        before = vae.encode(shown).latent_dist.mean
-        carry_colour(vae, shown, 2)
-        found = vae.encode(shown).latent_dist
-    green = block_colour(shown)
-    torch.testing.assert_close(
-        green[0, 0, 0], (shown[0, 1] - (shown[0, 0] + shown[0, 2]) / 2)[:8, :8].mean()
-    )
-    assert explained(before, green) < 0.4
-    assert explained(found.mean[:, 2:3], green) > 0.55
-    assert float(found.mean[:, 2].std()) == pytest.approx(1, abs=0.3)
-    torch.testing.assert_close(found.logvar[:, 2], torch.full_like(green, -6.0))
 
 
 def test_mirrored_pictures_have_mirrored_words_and_some_captions_are_left_out(generator):
