@@ -21,8 +21,10 @@ from voice.converter_plan import VOICES, VoicePlan, planned_voices
 from voice.corpus import Corpus, Take, write_corpus
 from voice.corpus_pitch import usual_pitch
 from voice.jdc import F0Config, F0Net
+from voice.losses_spectral import mel_loss
 from voice.patch_judge import Judged, PatchJudge, feature_loss, judge_loss
 from voice.phoneme_net import PhonemeNet, PhonemeNetConfig
+from voice.said_clips import SaidClips
 from voice.shipped import load_parts, save_net, shipped_voices
 from voice.sound_teacher import Said, SoundTeacher, sounds_width
 from voice.stargan import StarganConfig
@@ -31,12 +33,11 @@ from voice.train_converter_paired import (
     PairedTraining,
     PairNets,
     paired_loss,
-    reconstruction,
     styles,
     train_paired,
 )
 from voice.train_converter_voices import fit_style_pitch, start_from
-from voice.train_teacher import SaidClips, TeacherTraining, load_teacher
+from voice.train_teacher import TeacherTraining, load_teacher
 from voice.train_teacher import train as train_teacher
 
 F0_SIZES = F0Config((4, 8, 8, 8), 8)
@@ -196,7 +197,9 @@ def test_a_teacher_learns_the_speakers_and_is_read_again(clips, hears, tmp_path)
     made = train_teacher(said, hears, tmp_path / "run", config, export=file)
     mel = column(tmp_path / "run", "mel")
     assert mel[-1] < 0.75 * mel[0]
-    about, _, speakers = said.batch(config, generator=generator)
+    about, _, speakers = said.batch(
+        config.batch, config.frames, config.named_share, generator=generator
+    )
     read = load_teacher(file)
     torch.testing.assert_close(read(about, speakers), made(about, speakers))
     with pytest.raises(AssetError, match="is no teacher"):
@@ -220,10 +223,10 @@ def test_styles_are_drawn_for_those_items_alone(nets, clips):
 
 def test_the_reconstruction_sees_level_and_slopes():
     zero, one = torch.zeros(1, 1, 80, 8), torch.ones(1, 1, 80, 8)
-    assert float(reconstruction(one, zero, 0.5)) == pytest.approx(1.0)
+    assert float(mel_loss(one, zero, 0.5)) == pytest.approx(1.0)
     stripes = one.clone()
     stripes[..., ::2] = -1.0
-    assert float(reconstruction(stripes, zero, 0.5)) == pytest.approx(1.0 + 0.5 * 2.0)
+    assert float(mel_loss(stripes, zero, 0.5)) == pytest.approx(1.0 + 0.5 * 2.0)
 
 
 def test_a_judge_is_asked_for_margins_of_one():

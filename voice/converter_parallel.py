@@ -14,8 +14,8 @@ from torch import Tensor
 
 from voice.converter_pairs import MARGIN, PairBatch, PairedClips, cut
 from voice.mel import MEAN, SPREAD, MelConfig
+from voice.said_clips import SaidClips
 from voice.sound_teacher import Said, SoundTeacher
-from voice.train_teacher import SaidClips
 from voice.transpose import transposed_mel
 
 _SOURCES_NAMED, _TARGETS_NAMED = 0.3, 0.75  # shares that are planned voices

@@ -71,3 +71,13 @@ def mel_distance(real: Float[Tensor, "B N"], other: Float[Tensor, "B N"]) -> flo
     """Mean difference of the published log-mels in dB, for reports."""
     off = (log_mel(real) - log_mel(other)).abs().mean()
     return float(off) * 10 / math.log(10)
+
+
+def mel_loss(
+    made: Float[Tensor, "B 1 M T"], wanted: Float[Tensor, "B 1 M T"], slope: float
+) -> Float[Tensor, ""]:
+    """Mean absolute difference of mels, and `slope` times that of their differences both ways."""
+    off = made - wanted
+    return off.abs().mean() + slope * (
+        off.diff(dim=-1).abs().mean() + off.diff(dim=-2).abs().mean()
+    )

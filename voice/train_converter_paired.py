@@ -24,6 +24,7 @@ from voice.converter_colour import Colours, begin_with, find_colours
 from voice.converter_pairs import PairBatch
 from voice.converter_parallel import ParallelClips
 from voice.jdc import F0Net
+from voice.losses_spectral import mel_loss
 from voice.patch_judge import Judged, PatchJudge, feature_loss, judge_loss
 from voice.stargan import Generator, MappingNetwork, StarganConfig, StyleEncoder
 from voice.train_converter_step import freeze
@@ -129,17 +130,6 @@ def styles(nets: PairNets, batch: PairBatch) -> Float[Tensor, "B S"]:
     return torch.where(batch.is_drawn[:, None], drawn, heard)
 
 
-def reconstruction(
-    fake: Float[Tensor, "B 1 M T"], wanted: Float[Tensor, "B 1 M T"], slope: float
-) -> Float[Tensor, ""]:
-    """L1 of the mels, and of their differences along both axes."""
-    off = fake - wanted
-    terms = off.abs().mean() + slope * (
-        off.diff(dim=-1).abs().mean() + off.diff(dim=-2).abs().mean()
-    )
-    return terms
-
-
 def paired_loss(
     nets: PairNets, batch: PairBatch, config: PairedTraining
 ) -> tuple[Float[Tensor, ""], Figures, Float[Tensor, "B 1 M T"], Float[Tensor, "B S"]]:
@@ -155,7 +145,7 @@ def paired_loss(
         "across": float(each[config.own :].mean()),
         "octaves": float(off.abs().mean().detach()),
     }
-    loss = reconstruction(fake, batch.wanted, config.weights.slope)
+    loss = mel_loss(fake, batch.wanted, config.weights.slope)
     return loss + config.weights.pitch * off.abs().mean(), figures, fake, style
 
 

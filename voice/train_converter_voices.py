@@ -82,8 +82,9 @@ def run_paired(options: argparse.Namespace) -> None:
     """Train by the supervised recipe, write the networks and their voices, and ship if asked."""
     from voice.converter_parallel import ParallelClips
     from voice.phoneme_net import load_phoneme_net
+    from voice.said_clips import SaidClips
     from voice.train_converter import save_converter
-    from voice.train_teacher import SaidClips, load_teacher
+    from voice.train_teacher import load_teacher
 
     if options.teacher is None:
         raise ValueError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,8 @@ from assets.store import PACKAGE, register
 from voice.phoneme_corpus import Labelled, read_shard, real_clips, render, write_shard
 from voice.phoneme_measure import figures_of
 from voice.phoneme_net import MEL, SHIPPED, PhonemeNet, load_phoneme_net, save_phoneme_net
-from voice.train_run import Run, apply_gradients, learning_rate
+from voice.train_run import Run
+from voice.training_loop import descend
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,10 @@ class TrainConfig:
     steps: int = 6_000
     batch: int = 16
     frames: int = 320  # 4 s
-    peak: float = 2.5e-3
+    learning_rate: float = 2.5e-3
+    warm_up: int = 100
+    decay_share: float = 0.6
+    ema: float = 0.995
     weight_decay: float = 0.01
     smoothing: float = 0.05  # of the targets: rendered borders are not that certain
     seed: int = 0
@@ -133,42 +136,31 @@ def spoilt(mel: Float[Tensor, "B 80 T"], generator: torch.Generator) -> Float[Te
 
 
 def train(
-    clips: Sequence[Labelled], folder: Path, config: TrainConfig, minutes: float
+    clips: Sequence[Labelled], folder: Path, config: TrainConfig, minutes: float | None = None
 ) -> PhonemeNet:
     """The averaged network after the steps, or after so many minutes; goes on where it stopped."""
     torch.manual_seed(config.seed)  # the initial weights
     net, averaged = PhonemeNet(), PhonemeNet().requires_grad_(False)
     averaged.load_state_dict(net.state_dict())
     optimizer = torch.optim.AdamW(
-        net.parameters(), lr=config.peak, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        net.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.98),
     )
     generator = torch.Generator().manual_seed(config.seed)
     progress = Run(folder, {"net": net}, {"net": optimizer}, {"net": averaged}, generator)
     progress.resume()
     crops = Crops(clips, config)
-    sums = torch.zeros(2)
-    started = time.monotonic()
-    spent_before = progress.spent_s
-    while progress.step < config.steps and time.monotonic() - started < 60 * minutes:
+
+    def loss(_: int) -> tuple[Tensor, dict[str, float]]:
         mel, sounds = crops.draw(generator)
         logits = net.train()(mel)
-        loss = nn.functional.cross_entropy(logits, sounds, label_smoothing=config.smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        rate = learning_rate(
-            progress.step, config.steps, peak=config.peak, warm_up=100, decay_share=0.6
-        )
-        apply_gradients(optimizer, rate, 2.0)
-        progress.step += 1
-        progress.average(0.995)
+        found = nn.functional.cross_entropy(logits, sounds, label_smoothing=config.smoothing)
         right = (logits.argmax(1) == sounds).float().mean()
-        sums += torch.stack([loss.detach(), right])
-        if progress.step % config.save_every == 0:
-            progress.spent_s = spent_before + time.monotonic() - started
-            mean = (sums / config.save_every).tolist()
-            progress.record({"loss": mean[0], "accuracy": mean[1]})
-            progress.save()
-            log.info("step %d: loss %.3f, accuracy %.3f", progress.step, *mean)
-            sums.zero_()
+        return found, {"loss": float(found.detach()), "accuracy": float(right)}
+
+    descend(progress, "net", loss, config, minutes=minutes, keep=lambda: None)
     return averaged.eval()
 
 
@@ -181,7 +173,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--espeak", type=int, default=760, help="clips to render")
     parser.add_argument("--english", type=int, default=80, help="sentences of each other voice")
     parser.add_argument("--steps", type=int, default=TrainConfig.steps)
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop in time, at any step")
+    parser.add_argument("--minutes", type=float, help="stop in time, at any step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ship", action="store_true", help="put the network into the package")
 
