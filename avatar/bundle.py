@@ -19,6 +19,7 @@ from torch import Tensor
 from assets.errors import AssetError
 from assets.files import check_sha256, contained, replacing, sha256_of
 from assets.image import AI_SOURCE_TYPE, read_texture, to_8bit, write_image
+from assets.store import shipped_model
 from assets.weights import encode_tensors, read_tensors
 from avatar.config import from_table
 from avatar.progress import Stage
@@ -40,6 +41,13 @@ class ModelUse:
     licence: str
     sha256: str
     attribution: str = ""
+
+
+def shipped_use(name: str) -> ModelUse:
+    """A shipped model in a record, its files under one checksum."""
+    model = shipped_model(name)
+    digest = hashlib.sha256("".join(model.files.values()).encode()).hexdigest()
+    return ModelUse(name, model.licence, digest, model.attribution)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ def create(
         str | None, typer.Option(help="Such as 'oil painting', anime, pencil, clay, neon.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A diffusers model to paint the prompt's portrait.")
+        str | None,
+        typer.Option(help="A diffusers model to paint the prompt's portrait; 'shipped' is ours."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("out/avatar"),
     say: Annotated[str | None, typer.Option(help="A sentence to speak.")] = None,

@@ -15,8 +15,7 @@ from torch import Tensor
 from assets.errors import AssetError
 from assets.files import sha256_of
 from assets.image import write_image
-from assets.store import shipped_model
-from avatar.bundle import Avatar, Manifest, ModelUse
+from avatar.bundle import Avatar, Manifest, ModelUse, shipped_use
 from avatar.config import CreateSettings
 from avatar.progress import Progress
 
@@ -266,13 +265,7 @@ def _named(found: Reconstruction) -> dict[str, Tensor]:
 
 
 def _models(found: Reconstruction) -> tuple[ModelUse, ...]:
-    import hashlib
-
-    used = []
-    for name in ("head", "outfit", "landmarks", "encoder"):
-        model = shipped_model(name)
-        digest = hashlib.sha256("".join(model.files.values()).encode()).hexdigest()
-        used.append(ModelUse(name, model.licence, digest, model.attribution))
+    used = [shipped_use(name) for name in ("head", "outfit", "landmarks", "encoder")]
     used.append(ModelUse(f"face detection: {found.located.detection.backend}", "", ""))
     return tuple(used)
 

@@ -33,7 +33,15 @@ from diffusion.fingerprint import model_hash
 from diffusion.mark import THRESHOLD, MarkReading, read_mark
 from diffusion.metadata import Record
 from diffusion.recipe import Extra, Recipe, to_json
-from diffusion.shipped_portrait import FOLDER, SAID, enlarged, fitted, is_installed, is_shipped
+from diffusion.shipped_portrait import (
+    FOLDER,
+    SAID,
+    enlarged,
+    fitted,
+    is_installed,
+    is_shipped,
+    place_of,
+)
 from diffusion.write import says_generated, write_picture
 
 log = logging.getLogger(__name__)
@@ -198,7 +206,7 @@ def _names(out: Path, batch: int) -> _Names:
 
 def _model(recipe: Recipe, inputs: PortraitInputs) -> Path | str:
     if inputs.model is not None:
-        return inputs.model
+        return place_of(inputs.model)
     shipped = PACKAGE / FOLDER
     if recipe.model and recipe.model != shipped.name:
         if Path(recipe.model).exists():

@@ -15,8 +15,7 @@ from torch import nn
 
 from assets.files import replacing, sha256_of
 from assets.image import AI_SOURCE_TYPE
-from assets.store import shipped_model
-from avatar.bundle import ModelUse
+from avatar.bundle import ModelUse, shipped_use
 from avatar.progress import Stage
 from voice.align import ALIGNED, HEARD
 from voice.revoice import Register
@@ -104,13 +103,6 @@ def chain(book: VoiceBook) -> tuple[ModelUse, ...]:
         else shipped_use(f"voice-{name}")
         for name, place in book.origins
     )
-
-
-def shipped_use(name: str) -> ModelUse:
-    """A shipped model in a record, its files under one checksum."""
-    model = shipped_model(name)
-    digest = hashlib.sha256("".join(model.files.values()).encode()).hexdigest()
-    return ModelUse(name, model.licence, digest, model.attribution)
 
 
 def speech_use(speech: Speech) -> ModelUse:

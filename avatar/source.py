@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatar.bundle import ModelUse
+from avatar.bundle import ModelUse, shipped_use
 from avatar.progress import Progress
 from deca.portrait import Portrait
 from deca.prompt_wish import STYLES, Wish
@@ -98,7 +98,8 @@ def source_of(
     """A photo's source, or a prompt's; `style` is in words and goes before the prompt's own.
 
     Without `model` prompts are drawn by the project's own generator of people; with one, a
-    diffusers pipeline paints the portrait, and words choose only hair and eyes.
+    diffusers pipeline paints the portrait, and words choose only hair and eyes. The model that
+    comes with the package is called `shipped`.
     """
     progress = progress or Progress()
     if (photo is None) == (prompt is None):
@@ -161,14 +162,21 @@ def _painted(
 ) -> Source:
     from deca.synth_styles import stylize
     from diffusion import Recipe, load_pipeline, txt2img
+    from diffusion.shipped_portrait import FOLDER, NAME, UPSCALER, draw
 
-    pipeline = load_pipeline(model)
-    image = txt2img(pipeline, Recipe(prompt=prompt, seed=seed))
+    if str(model) == NAME:
+        image = draw(prompt, seed)
+        used = tuple(
+            dataclasses.replace(shipped_use(name), name=f"portrait: the shipped model {name}")
+            for name in (FOLDER, UPSCALER)
+        )
+    else:
+        image = txt2img(load_pipeline(model), Recipe(prompt=prompt, seed=seed))
+        used = (ModelUse(f"portrait: diffusion model {Path(model).name}", "", ""),)
     chosen = style or "realistic"  # the prompt's own style is the model's to paint
     wish = reading.wish
     known = Wish(gender=wish.gender, hair=wish.hair, hair_color=wish.hair_color, eyes=wish.eyes)
     digest = hashlib.sha256(prompt.encode()).hexdigest()
-    use = ModelUse(f"portrait: diffusion model {Path(model).name}", "", "")
     return Source(
         Portrait(image, "portrait", digest),
         stylize(image, chosen),
@@ -176,7 +184,7 @@ def _painted(
         dataclasses.replace(reading, unknown=()),
         known,
         {"prompt": digest},
-        (use, *style_use(chosen)),
+        (*used, *style_use(chosen)),
     )
 
 

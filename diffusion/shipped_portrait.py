@@ -9,10 +9,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from assets.errors import AssetError
 from assets.store import PACKAGE
 from diffusion.recipe import Recipe
 from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
 
+NAME = "shipped"  # what it is called where a model is asked for
 FOLDER, UPSCALER = "portrait", "portrait-upscaler"  # under assets/, and in its manifest
 SIDE = 128  # px that it draws; pictures are twice as large when they are written
 # usual; chance in every step mends what a small model gets wrong in the step before
@@ -20,6 +22,15 @@ SAMPLER, STEPS, CFG = "Euler a", 40, 3.0
 SAID = "drawn at 128 pixels and made twice as large by the network portrait-upscaler"
 _MODEL = PACKAGE / FOLDER
 _ENLARGER = PACKAGE / UPSCALER / "upscaler.safetensors"
+
+
+def place_of(source: Path | str) -> Path | str:
+    """A model as it was named, or the shipped one's folder where the name is `shipped`."""
+    if str(source) != NAME:
+        return source
+    if not is_installed():
+        raise AssetError(f"{_MODEL} is not there; install the package again, or name a model")
+    return _MODEL
 
 
 def is_shipped(source: Path | str) -> bool:
@@ -34,7 +45,7 @@ def is_installed() -> bool:
 
 def usual(source: Path | str | None) -> dict[str, Any]:
     """Settings that suit the shipped model, by name of a recipe's; none of another model."""
-    if source is None and is_installed():
+    if source in (None, NAME) and is_installed():
         return {"sampler": SAMPLER, "steps": STEPS, "cfg": CFG}
     return {}
 
@@ -42,6 +53,14 @@ def usual(source: Path | str | None) -> dict[str, Any]:
 def fitted(recipe: Recipe) -> Recipe:
     """A recipe in the size that the model draws, where it names none."""
     return recipe if recipe.size is not None else recipe.change(size=(SIDE, SIDE))
+
+
+def draw(prompt: str, seed: int) -> Float[Tensor, "1 3 H W"]:
+    """One portrait by the shipped model, with the settings that suit it, enlarged."""
+    from diffusion import load_pipeline, txt2img
+
+    recipe = fitted(Recipe(prompt=prompt, seed=seed, sampler=SAMPLER, steps=STEPS, cfg=CFG))
+    return enlarged(txt2img(load_pipeline(place_of(NAME)), recipe))
 
 
 def enlarged(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:

@@ -97,7 +97,13 @@ def write_tokenizer(folder: Path, captions: Sequence[str], most: int) -> CLIPTok
 
 
 def read_tokenizer(folder: Path, tokens: int = 77) -> CLIPTokenizer:
-    """The tokenizer of a folder that `write_tokenizer` wrote, for prompts of so many tokens."""
+    """The tokenizer of a folder that `write_tokenizer` wrote, for prompts of so many tokens.
+
+    Or of a model's folder, where it is one file.
+    """
+    if (folder / "tokenizer.json").is_file():
+        found: CLIPTokenizer = CLIPTokenizer.from_pretrained(str(folder), model_max_length=tokens)
+        return found
     files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
     return CLIPTokenizer(*files, model_max_length=tokens)
 

@@ -238,6 +238,13 @@ def test_words_seen_twice_become_one_token_and_any_text_comes_back(tmp_path):
     assert sorted(words.values()) == list(range(520))
 
 
+def test_the_words_of_a_models_folder_are_those_of_its_run(model):
+    words = "a smiling woman, red; 3 <unheard>"
+    run, kept = (read_tokenizer(folder / "tokenizer", 40) for folder in (model.parent, model))
+    assert kept(words).input_ids == run(words).input_ids and len(kept) == len(run)
+    assert kept.model_max_length == 40
+
+
 def test_captions_come_from_tables_and_text_files_and_faults_are_named(pictures, tmp_path):
     found = read_captions([pictures])
     assert {p.path.name: p.caption for p in found}["red.png"] == "red"

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from assets.errors import AssetError
 from assets.image import write_image
 from assets.store import PACKAGE, shipped_model
 from avatar.cli import app
@@ -26,6 +27,7 @@ from diffusion.shipped_portrait import (
     fitted,
     is_installed,
     is_shipped,
+    place_of,
     usual,
 )
 
@@ -72,6 +74,28 @@ def test_a_prompt_without_a_model_is_drawn_by_it_and_the_report_says_how(tmp_pat
 
 
 @installed
+def test_an_avatars_portrait_is_drawn_by_it_and_its_record_says_so():
+    from avatar.source import source_of
+
+    source = source_of(None, "a smiling woman with black hair", model="shipped", seed=3)
+    assert source.shown.shape == (1, 3, 2 * SIDE, 2 * SIDE) and float(source.shown.std()) > 0.05
+    named = [(use.name, use.licence, len(use.sha256)) for use in source.models]
+    assert named == [
+        ("portrait: the shipped model portrait", "MIT", 64),
+        ("portrait: the shipped model portrait-upscaler", "MIT", 64),
+    ]
+
+
+def test_the_shipped_model_is_asked_for_by_name(monkeypatch):
+    assert place_of("sd15") == "sd15"
+    monkeypatch.setattr("diffusion.shipped_portrait.is_installed", lambda: True)
+    assert is_shipped(place_of("shipped"))
+    monkeypatch.setattr("diffusion.shipped_portrait.is_installed", lambda: False)
+    with pytest.raises(AssetError, match="is not there; install the package again"):
+        place_of("shipped")
+
+
+@installed
 def test_a_photo_is_drawn_over_in_the_models_size(tmp_path):
     photo = torch.zeros(1, 3, 150, 200)
     photo[:, 0, :, 100:] = 1
@@ -89,7 +113,7 @@ def test_a_photo_is_drawn_over_in_the_models_size(tmp_path):
 def test_settings_that_suit_it_are_for_it_alone(monkeypatch):
     monkeypatch.setattr("diffusion.shipped_portrait.is_installed", lambda: True)
     assert usual(None) == {"sampler": SAMPLER, "steps": STEPS, "cfg": CFG}
-    assert usual("another") == {}
+    assert usual("shipped") == usual(None) and usual("another") == {}
     monkeypatch.setattr("diffusion.shipped_portrait.is_installed", lambda: False)
     assert usual(None) == {}
     assert is_shipped(PLACE) and is_shipped(str(PLACE)) and not is_shipped("portrait")
