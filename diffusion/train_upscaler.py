@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion.train_options import accelerator_of, add_run_options, run_config
-from diffusion.train_vae import Ahead, edge_error
+from diffusion.train_vae import Ahead, crops, edge_error
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--pictures", type=Path, nargs="+", required=True, help="folders of pictures")
     add("--cache", type=Path, help="folder of read pictures; RUN by default")
     add("--size", type=int, default=256, help="pixels a side after enlarging")
+    add("--crop", type=int, default=0, help="pixels a side of the pieces to learn from; 0: wholes")
     add("--vae", type=Path, help="autoencoder whose faults it is to mend")
     add("--vae-share", type=float, default=0.5, help="of the pictures that go through it")
     add("--width", type=int, default=48)
@@ -43,8 +44,9 @@ def run(options: argparse.Namespace) -> Path:
     from diffusion.train_shapes import seeded
     from diffusion.train_upscaler_net import Upscaler
 
-    if options.size < 16 or options.size % 16:
-        raise ValueError(f"size={options.size} must be a multiple of 16")
+    for name, side in (("size", options.size), ("crop", options.crop or options.size)):
+        if not 16 <= side <= options.size or side % 16:
+            raise ValueError(f"{name}={side} must be a multiple of 16 up to the size")
     config = run_config(options, warm_up=100, fall="cosine", ema=0.999, weight_decay=0.0)
     found = [Captioned(path) for folder in options.pictures for path in list_pictures(folder)]
     accelerator = accelerator_of(options)
@@ -62,7 +64,8 @@ def run(options: argparse.Namespace) -> Path:
     def batch_of(number: int) -> Tensor:
         generator = generator_at(config.seed, number)
         rows = torch.randint(len(pixels), (config.batch,), generator=generator)
-        return to_floats(rows_of(pixels, rows)) / 2 + 0.5
+        images = to_floats(rows_of(pixels, rows)) / 2 + 0.5
+        return crops(images, options.crop, generator=generator) if options.crop else images
 
     batches = Ahead(batch_of, accelerator.num_processes)
 

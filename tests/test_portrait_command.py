@@ -112,7 +112,7 @@ def test_a_picture_drawn_over_another_names_it(model, tmp_path):
 )
 def test_every_mistake_is_one_sentence(words, said, model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(portrait, "PACKAGE", tmp_path)  # where no model is shipped
+    monkeypatch.setattr(portrait, "is_installed", lambda: False)
     given = [model if word == "MODEL" else word for word in words]
     monkeypatch.setattr("sys.argv", ["avatar", "portrait", *given])
     with pytest.raises(SystemExit) as stopped:
