@@ -99,7 +99,13 @@ def open_controlled(
     """The model's pipeline with its ControlNets and the recipe's safety setting, on a device."""
     from diffusion.compute import choose_device, choose_dtype, place
     from diffusion.load import load_pipeline
+    from diffusion.shipped_portrait import NAME
 
+    if str(model) == NAME:
+        raise ValueError(
+            "the shipped portrait model draws for `avatar portrait` and `avatar create` alone; "
+            "name another with --model"
+        )
     dtype: torch.dtype = choose_dtype(choose_device(device))
     safety = "on" if recipe.safety_checker else "off"
     nets = [one.source for one in controls]

@@ -14,6 +14,7 @@ from assets.errors import AssetError
 from assets.image import write_image
 from assets.store import PACKAGE, shipped_model
 from avatar.cli import app
+from avatar.controls import open_controlled
 from diffusion import load_pipeline
 from diffusion.recipe import Recipe
 from diffusion.shipped_portrait import (
@@ -71,6 +72,22 @@ def test_a_prompt_without_a_model_is_drawn_by_it_and_the_report_says_how(tmp_pat
     assert report["recipe"]["model"] == FOLDER and report["recipe"]["size"] == [SIDE, SIDE]
     assert report["recipe"]["cfg"] == CFG and report["recipe"]["steps"] == 2
     assert "128 pixels" in report["model"]["enlarged"]
+
+
+@installed
+def test_frames_between_prompts_are_as_large_as_its_pictures(tmp_path):
+    words = ["portrait", "a smiling woman", "--toward", "an old man", "--frames", "2"]
+    words += ["--steps", "2", "--out", str(tmp_path / "way")]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    with Image.open(tmp_path / "way" / "frame-001.png") as image:
+        assert image.size == (2 * SIDE, 2 * SIDE)
+    report = json.loads((tmp_path / "way" / "report.json").read_text(encoding="utf-8"))
+    assert "128 pixels" in report["enlarged"]
+
+
+def test_what_it_cannot_draw_for_says_so():
+    with pytest.raises(ValueError, match="`avatar portrait` and `avatar create` alone"):
+        open_controlled("shipped", (), Recipe("a man"))
 
 
 @installed
