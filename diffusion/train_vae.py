@@ -217,6 +217,8 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     from diffusion.train_squares import level_latents
 
     shape = shape or SIZES[options.size]
+    if options.crop and not (8 <= options.crop <= shape.side and options.crop % 8 == 0):
+        raise ValueError(f"crop={options.crop} must be a multiple of 8 up to {shape.side}; or 0")
     config = run_config(options, warm_up=50, fall="cosine", ema=0.995, weight_decay=1e-4)
     settings = VaeConfig(
         kl=options.kl, judge=options.judge, noise=options.noise, shrunk=options.shrunk

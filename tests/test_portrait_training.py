@@ -194,6 +194,12 @@ def test_pieces_lie_inside_their_pictures_and_mostly_near_the_middle(generator):
     assert 0.5 < float(((tops >= 3) & (tops <= 5)).float().mean()) < 0.8
 
 
+@pytest.mark.parametrize("side", [-8, 12, 24])
+def test_pieces_that_do_not_fit_the_latents_are_refused(side, pictures, tmp_path):
+    with pytest.raises(ValueError, match="must be a multiple of 8 up to 16"):
+        trained(train_vae, pictures, tmp_path, f"--crop={side}", shape=TINY)
+
+
 def test_a_unet_starts_from_one_for_other_latents_but_for_what_meets_them(model):
     other = replace(TINY, latents=6)
     with seeded(4):
