@@ -72,7 +72,7 @@ def portrait(
         list[str] | None,
         typer.Option(
             help="PICTURE=PATH or PICTURE:SCALE=PATH; with --like, in place of PICTURE: normal, "
-            "depth, canny, openpose, seg, parts or landmarks; several at once."
+            "depth, canny, openpose, seg, parts, landmarks or face; several at once."
         ),
     ] = None,
     t2i_adapter: Annotated[

@@ -120,12 +120,15 @@ class Stage:
         self._background = _at_size(background, self._drawn)
 
     def photograph(
-        self, verts: Float[Tensor, "1 V 3"], yaw_deg: float = 0.0
+        self, verts: Float[Tensor, "1 V 3"], yaw_deg: float = 0.0, *, camera: LookAt | None = None
     ) -> UInt8[np.ndarray, "S S 3"]:
-        """One picture of the posed head from yaw_deg to the viewer's right, sRGB in 8 bits."""
+        """One picture of the posed head from yaw_deg to the viewer's right, sRGB in 8 bits.
+
+        `camera` is that of `frame_portrait` unless another is given; the light is of yaw_deg.
+        """
         image = self._renderer(
             verts,
-            frame_portrait(self.head, yaw_deg),
+            camera or frame_portrait(self.head, yaw_deg),
             _light_from(yaw_deg),
             (self._drawn, self._drawn),
             background=self._background,

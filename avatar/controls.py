@@ -16,6 +16,7 @@ from deca.conditions import (
     HeadView,
     canny_condition,
     depth_condition,
+    face_condition,
     landmark_condition,
     normal_condition,
     openpose_condition,
@@ -27,7 +28,7 @@ from flame.camera import Projection
 from flame.head import Head
 from flame.material import Material
 
-_POINTS = ("openpose", "landmarks")
+_POINTS = ("openpose", "landmarks", "face")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def condition_of(
                 f"{kind} shows a face's points, which are not known of all views; use another of "
                 f"{', '.join(one for one in KINDS if one not in _POINTS)}"
             )
+        if kind == "face":
+            return face_condition(seen, points)
         draw = openpose_condition if kind == "openpose" else landmark_condition
         return draw(points, size)
     if kind == "canny":

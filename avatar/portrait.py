@@ -143,6 +143,8 @@ def prepared(recipe: Recipe, inputs: PortraitInputs) -> tuple[Recipe, PortraitIn
     Raises ValueError if the recipe was made with something that is not given.
     """
     inputs = replace(inputs, extras=inputs.extras.completed(recipe))
+    if inputs.guide is not None and is_shipped(_model(recipe, inputs)):
+        inputs = replace(inputs, guide=inputs.guide.for_shipped())
     extras = inputs.extras.records(inputs.lora_dir)
     if (guide := inputs.guide) is not None:
         extras += (Extra("head", f"{guide.source}, --yaw {guide.yaw_deg:g}"),)

@@ -44,6 +44,7 @@ def open_pipeline(
     from diffusion.adapters import use_loras
     from diffusion.compute import choose_device, choose_dtype, place
     from diffusion.load import load_pipeline
+    from diffusion.shipped_portrait import control_of
 
     dtype = choose_dtype(choose_device(inputs.device))
     safety = "on" if recipe.safety_checker else "off"
@@ -52,7 +53,7 @@ def open_pipeline(
         source,
         dtype=dtype,
         safety=safety,
-        controlnets=tuple(one.source for one in controls),
+        controlnets=tuple(control_of(one.source) for one in controls),
         t2i_adapters=tuple(one.source for one in inputs.extras.t2i_adapters),
     )
     if recipe.all_loras():

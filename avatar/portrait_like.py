@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -17,6 +18,8 @@ from avatar.controls import Control, condition_of
 from avatar.transfer_source import FaceReader, read_source
 from deca.conditions import HeadView
 from diffusion.recipe import Recipe
+from diffusion.shipped_portrait import CONDITION, NAME, has_control
+from flame.camera import LookAt, orbit
 from flame.head import Head
 from flame.material import Material
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 CLOSE = 0.05  # of the distance between the eyes' outer corners: points that close are the same face
 _OUTER_CORNERS = (36, 45)  # of the 68 points
+_EYES, _CHIN = slice(36, 48), 8
+_CLOSE_FOV_DEG = 18.0  # of the pictures that the shipped model was trained on
 
 
 @runtime_checkable
@@ -47,23 +52,35 @@ class HeadGuide:
     yaw_deg: float = 0.0
     source: str = ""
     reader: PointReader = field(default_factory=FaceReader)
+    close: bool = False  # head and neck alone, as the shipped model draws
+
+    def for_shipped(self) -> HeadGuide:
+        """As the shipped model takes it: close, and held by its own ControlNet if by no other."""
+        own = (Control(CONDITION, NAME),) if has_control() else ()
+        return replace(self, close=True, controls=self.controls or own)
+
+    def camera(self) -> LookAt:
+        """Where the head is seen from."""
+        if self.close:
+            return frame_close(self.points, self.yaw_deg)
+        return frame_portrait(self.head, self.yaw_deg)
 
     def render(self, side: int) -> Float[Tensor, "1 3 S S"]:
         """The textured head in studio light."""
         stage = Stage(self.head, self.materials, side)
-        frame = torch.from_numpy(stage.photograph(self.verts, self.yaw_deg))
+        shot = stage.photograph(self.verts, self.yaw_deg, camera=self.camera())
+        frame = torch.from_numpy(shot)
         return frame.permute(2, 0, 1)[None].float() / 255
 
     def landmarks(self, side: int) -> Float[Tensor, "68 2"]:
         """The 68 points in pictures of a side, px."""
-        camera = frame_portrait(self.head, self.yaw_deg)
-        return camera.project(self.points[None], (side, side))[0, :, :2]
+        return self.camera().project(self.points[None], (side, side))[0, :, :2]
 
     def conditions(self, side: int) -> list[Float[Tensor, "1 3 S S"]]:
         """What each ControlNet is shown."""
         if not self.controls:
             return []
-        camera = frame_portrait(self.head, self.yaw_deg)
+        camera = self.camera()
         seen = HeadView.of(self.head, self.materials, self.verts, camera, (side, side))
         shown, points = self.render(side), self.landmarks(side)
         return [
@@ -146,6 +163,18 @@ def read_guide(
     return HeadGuide(
         target.head, target.materials, verts, points, controls, yaw_deg, str(path), reader
     )
+
+
+def frame_close(points: Float[Tensor, "68 3"], yaw_deg: float = 0.0) -> LookAt:
+    """The camera of a picture of head and neck, as the shipped model's training pictures are.
+
+    The eyes are a little above the middle; from them to the chin is five twelfths of the picture.
+    """
+    eyes = points[_EYES].mean(0)
+    unit = float(eyes[1] - points[_CHIN, 1])
+    distance = 1.2 * unit / math.tan(math.radians(_CLOSE_FOV_DEG) / 2)
+    middle = (float(eyes[0]), float(eyes[1]) - 0.1 * unit, float(points[:, 2].mean()))
+    return orbit(torch.tensor([yaw_deg]), 0.0, distance, middle, _CLOSE_FOV_DEG)
 
 
 def check_likeness(

@@ -28,7 +28,7 @@ from flame.records import TensorRecord
 from flame.render_surface import Look, prepare_surface
 from flame.shadow import Triangles, View, draw_surface
 
-KINDS = ("normal", "depth", "canny", "openpose", "seg", "parts", "landmarks")
+KINDS = ("normal", "depth", "canny", "openpose", "seg", "parts", "landmarks", "face")
 FLAT = (0.5, 0.5, 1.0)  # the colour of a wall that faces the viewer: the background of normals
 # of ADE20K's 150 classes, as its segmenters colour them
 PERSON, WALL = (150 / 255, 5 / 255, 61 / 255), (120 / 255, 120 / 255, 120 / 255)
@@ -121,6 +121,18 @@ def normal_condition(view: HeadView) -> Float[Tensor, "1 3 H W"]:
     turned = view.normals() * view.verts.new_tensor([-1.0, 1, 1])[:, None, None]
     flat = view.verts.new_tensor(FLAT)[:, None, None]
     return view.pixels(torch.where(view.covered > 0, turned / 2 + 0.5, flat)).clamp(0, 1)
+
+
+def face_condition(view: HeadView, points: Float[Tensor, "68 2"]) -> Float[Tensor, "1 3 H W"]:
+    """`normal_condition` with the contours of the 68 points drawn over it, as the shipped
+    ControlNet has it.
+
+    Normals hardly tell lids and lips, whose edges are where an expression is; contours do.
+    """
+    normals = normal_condition(view)
+    size = (normals.shape[-2], normals.shape[-1])
+    lines = landmark_condition(points, size)
+    return normals + (1 - normals) * lines
 
 
 def depth_condition(view: HeadView, *, wall: float = 1.0) -> Float[Tensor, "1 3 H W"]:

@@ -23,6 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from assets.files import replacing
+from assets.image import write_image
+from deca.conditions import HeadView, face_condition
 from deca.prompt_colors import CLOTH
 from deca.prompt_wish import SKINS, Wish
 from deca.synth import Studio, open_studio
@@ -37,6 +39,7 @@ from deca.synth_words import color_word
 from flame.ambient_occlusion import ambient_occlusion
 from flame.camera import LookAt, orbit
 from flame.hair_texture import HAIR_COLORS, hair_material
+from flame.head import Head
 from flame.light import Lights
 from flame.material import Material
 from flame.outfit import Outfit, load_outfit
@@ -47,6 +50,7 @@ from flame.render import RenderConfig
 log = logging.getLogger(__name__)
 
 SIDE = 256  # px
+CONDITIONS = "conditions"  # folder below that of the pictures
 _FOV_DEG = 18.0
 _NECK_LIMIT = 0.6  # rad; the body turns the rest
 _PLACES = ("park", "city", "sea", "sky", "sunset", "snow", "room")
@@ -66,6 +70,7 @@ class Captioned:
     image: Float[Tensor, "1 3 S S"]
     wish: Wish  # every field is settled
     captions: tuple[str, ...]
+    condition: Float[Tensor, "1 3 S S"] | None = None  # deca.conditions.face_condition
 
 
 class CaptionedStudio:
@@ -74,8 +79,11 @@ class CaptionedStudio:
     Closer than usual: a face must be many of a small model's latents wide to have eyes.
     """
 
-    def __init__(self, studio: Studio, outfit: Outfit, *, seed: int = 0) -> None:
+    def __init__(
+        self, studio: Studio, outfit: Outfit, *, seed: int = 0, conditions: bool = False
+    ) -> None:
         self.studio, self.outfit = studio, outfit
+        self.conditions = conditions
         self._sky = {style: self._openness(style) for style in ("none", *outfit.hair)}
         rng = np.random.default_rng(seed)
         self._places = {
@@ -100,16 +108,16 @@ class CaptionedStudio:
             wish = draw_take(person, rng)
             style = "anime" if rng.random() < 0.14 else str(rng.choice(_FILTERED))
             wish = dataclasses.replace(wish, style="anime" if style == "anime" else "realistic")
-            image, wish = self._picture(wish, rng, torch.Generator().manual_seed(seed))
+            image, condition, wish = self._picture(wish, rng, torch.Generator().manual_seed(seed))
             styles = [style] if rng.random() < 0.6 or style == "anime" else []
             for each in styles if style == "anime" else ["realistic", *styles]:
                 told = dataclasses.replace(wish, style=each)
                 words = tuple(draw_caption(told, rng) for _ in range(captions))
-                yield Captioned(stylize(image, each), told, words)
+                yield Captioned(stylize(image, each), told, words, condition)
 
     def _picture(
         self, wish: Wish, rng: np.random.Generator, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "1 3 S S"], Wish]:
+    ) -> tuple[Float[Tensor, "1 3 S S"], Float[Tensor, "1 3 S S"] | None, Wish]:
         studio = self.studio
         sitter = draw_sitter(wish, studio.flame, self.outfit.albedo, generator=generator)
         wish = sitter.wish
@@ -130,7 +138,8 @@ class CaptionedStudio:
         exposure = min(max((0.28 / tone) ** 0.22, 0.8), 1.3) * float(rng.uniform(0.93, 1.08))
         config = RenderConfig(min(shadow, 256), exposure)
         renderer, _ = studio._mesh(str(wish.hair))
-        renderer = renderer.with_materials(self._materials(sitter, rng)).with_config(config)
+        materials = self._materials(sitter, rng)
+        renderer = renderer.with_materials(materials).with_config(config)
         drawn = renderer(
             verts[None], camera, lights, (SIDE, SIDE), occlusion=self._sky[str(wish.hair)]
         )
@@ -149,7 +158,14 @@ class CaptionedStudio:
             wish = dataclasses.replace(wish, glasses="sunglasses" if dark else "glasses")
             rgba = lay(rgba, layer)
         layered = torch.from_numpy(rgba.astype(np.float32) / 255).permute(2, 0, 1)[None]
-        return over(layered, self._backdrop(wish, rng)).clamp(0, 1), wish
+        image = over(layered, self._backdrop(wish, rng)).clamp(0, 1)
+        if not self.conditions:
+            return image, None, wish
+        seen = HeadView.of(
+            self._worn(str(wish.hair)), materials, verts[None], camera, (SIDE, SIDE), samples=1
+        )
+        points = camera.project(marks[None], (SIDE, SIDE))[0, :, :2]
+        return image, face_condition(seen, points), wish
 
     def _backdrop(self, wish: Wish, rng: np.random.Generator) -> Float[Tensor, "1 3 S S"]:
         if wish.background not in _PLACES:
@@ -188,12 +204,16 @@ class CaptionedStudio:
     def _hair(self, style: str, color: str) -> Material:
         return hair_material(self.studio.wardrobe.hair[style].texture, color)
 
-    def _openness(self, style: str) -> Float[Tensor, " V"]:
-        """The share of the sky that each vertex of the mean head sees."""
+    @lru_cache(maxsize=8)  # noqa: B019
+    def _worn(self, style: str) -> Head:
+        """The mean head in a hair style."""
         flame = self.studio.flame
         head = flame.head(torch.zeros(flame.n_shape))
-        if style != "none":
-            head = self.outfit.wear_hair(head, style)
+        return head if style == "none" else self.outfit.wear_hair(head, style)
+
+    def _openness(self, style: str) -> Float[Tensor, " V"]:
+        """The share of the sky that each vertex of the mean head sees."""
+        head = self._worn(style)
         faces, _, ids = head.triangles()
         sky = ambient_occlusion(head.verts, faces, directions=24).clone()
         inside = torch.unique(faces[ids == head.material_names.index("mouth")])
@@ -303,7 +323,8 @@ def write_portraits(
 ) -> None:
     """At least `count` JPEG pictures, and captions.jsonl with a line for each.
 
-    A line's `caption` is its first caption, `captions` are all, `wish` is what the picture shows.
+    A line's `caption` is its first caption, `captions` are all, `wish` is what the picture shows,
+    `condition` the PNG below the folder of what the studio makes for a ControlNet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
@@ -323,6 +344,9 @@ def write_portraits(
             with replacing(folder / name) as written:
                 Image.fromarray(pixels).save(written, "JPEG", quality=94)
             row = {"file": name, "caption": found.captions[0], "captions": found.captions}
+            if found.condition is not None:
+                row["condition"] = f"{CONDITIONS}/{Path(name).stem}.png"
+                write_image(folder / str(row["condition"]), found.condition)
             lines.append(json.dumps({**row, "person": person, "wish": found.wish.named()}))
         person += 1
         if person % 50 == 0:
@@ -341,11 +365,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--captions", type=int, default=4, help="of each picture")
+    parser.add_argument(
+        "--conditions", action="store_true", help="write normals with landmarks of each head too"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.count < 1:
         parser.error(f"--count is {options.count}; give 1 or more")
-    studio = CaptionedStudio(open_studio(SIDE), load_outfit(), seed=0)
+    studio = CaptionedStudio(
+        open_studio(SIDE), load_outfit(), seed=0, conditions=options.conditions
+    )
     write_portraits(
         studio, options.count, options.out, seed=options.seed, captions=options.captions
     )

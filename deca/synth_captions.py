@@ -47,11 +47,11 @@ def draw_caption(wish: Wish, rng: Rng) -> str:
 
     What is left out is not said to be absent. The style is told wherever it is not realistic.
     """
-    keep = float(rng.choice([0.12, 0.35, 0.65, 0.95], p=[0.15, 0.25, 0.3, 0.3]))
+    keep = float(rng.choice([0.12, 0.35, 0.65, 0.95], p=[0.12, 0.2, 0.33, 0.35]))
     first = _subject(wish, rng, keep)
     clauses = [clause for clause in _clauses(wish, rng) if rng.random() < keep]
     hair = _hair(wish, rng)
-    if hair and rng.random() < max(keep, 0.45):
+    if hair and rng.random() < max(keep, 0.7):
         # "with silver hair" belongs to the subject
         if rng.random() < 0.5:
             first = f"{first} with {hair}"
@@ -75,7 +75,7 @@ def _subject(wish: Wish, rng: Rng, keep: float) -> str:
     words = []
     if wish.age in _AGES and rng.random() < keep:
         words.append(_one(_AGES[str(wish.age)], rng))
-    if rng.random() < max(keep, 0.45) and (wish.expression != "neutral" or rng.random() < 0.4):
+    if rng.random() < max(keep, 0.7) and (wish.expression != "neutral" or rng.random() < 0.4):
         words.append(_one(_MOODS[str(wish.expression)], rng))
         if rng.random() < 0.5:
             words.reverse()

@@ -15,13 +15,16 @@ from diffusion.recipe import Recipe
 from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
 
 NAME = "shipped"  # what it is called where a model is asked for
-FOLDER, UPSCALER = "portrait", "portrait-upscaler"  # under assets/, and in its manifest
+# under assets/, and in its manifest
+FOLDER, UPSCALER, CONTROL = "portrait", "portrait-upscaler", "portrait-control"
 SIDE = 128  # px that it draws; pictures are twice as large when they are written
 # usual; chance in every step mends what a small model gets wrong in the step before
 SAMPLER, STEPS, CFG = "Euler a", 40, 3.0
 SAID = "drawn at 128 pixels and made twice as large by the network portrait-upscaler"
 _MODEL = PACKAGE / FOLDER
 _ENLARGER = PACKAGE / UPSCALER / "upscaler.safetensors"
+_CONTROL = PACKAGE / CONTROL
+CONDITION = "face"  # what the ControlNet is shown
 
 
 def place_of(source: Path | str) -> Path | str:
@@ -31,6 +34,20 @@ def place_of(source: Path | str) -> Path | str:
     if not is_installed():
         raise AssetError(f"{_MODEL} is not there; install the package again, or name a model")
     return _MODEL
+
+
+def control_of(source: Path | str) -> Path | str:
+    """A ControlNet as it was named, or the shipped one's folder where the name is `shipped`."""
+    if str(source) != NAME:
+        return source
+    if not has_control():
+        raise AssetError(f"{_CONTROL} is not there; install the package again, or name another")
+    return _CONTROL
+
+
+def has_control() -> bool:
+    """Whether the ControlNet is there."""
+    return (_CONTROL / "config.json").is_file()
 
 
 def is_shipped(source: Path | str) -> bool:

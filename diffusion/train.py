@@ -1,8 +1,8 @@
 """Training of diffusion models: `python -m diffusion.train STAGE --help`.
 
 lora and embedding teach a model of SD 1.x, 2.x or SDXL something new from a few photos; vae,
-portrait and upscaler make the small portrait model, in that order, from folders of captioned
-pictures.
+portrait, upscaler and control make the small portrait model, in that order, from folders of
+captioned pictures.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 
 from assets.errors import AssetError
 from diffusion import (
+    train_control,
     train_embedding,
     train_lora,
     train_portrait,
@@ -28,6 +29,7 @@ _STAGES = {
     "vae": train_vae,
     "portrait": train_portrait,
     "upscaler": train_upscaler,
+    "control": train_control,
     "ship": train_ship,
 }
 

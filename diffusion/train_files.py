@@ -40,14 +40,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(making, ignore_errors=True)
 
 
-def write_vae(vae: AutoencoderKL, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """The autoencoder's own folder."""
+def write_network(network: Any, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """A folder with one network of diffusers, as an autoencoder or a ControlNet."""
     with replacing_folder(folder) as making, loading(str(folder), whole=False):
-        _as(vae, dtype).save_pretrained(making, max_shard_size=_SHARD)
+        _as(network, dtype).save_pretrained(making, max_shard_size=_SHARD)
 
 
 def read_vae(folder: Path) -> AutoencoderKL:
-    """An autoencoder that `write_vae` wrote, or that of a whole model's folder."""
+    """An autoencoder that `write_network` wrote, or that of a whole model's folder."""
     place = folder / "vae" if (folder / "vae").is_dir() else folder
     try:
         with loading(str(place)):

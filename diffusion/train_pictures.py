@@ -37,6 +37,7 @@ class Captioned:
     path: Path
     caption: str | None = None
     captions: tuple[str, ...] = ()  # where there are several ways of saying it, that one first
+    condition: Path | None = None  # the picture that a ControlNet is shown of it
 
     def said(self, number: int) -> str:
         """One of the captions, by any number."""
@@ -66,27 +67,27 @@ def read_captions(folders: Sequence[Path]) -> list[Captioned]:
     """Every picture of the folders with its caption.
 
     Captions are lines of a .jsonl file in the folder ("file" or "file_name", "caption" or "text",
-    and "captions" where there are several), or NAME.txt beside NAME.png. Raises AssetError where a
-    picture has none, or a line no picture.
+    "captions" where there are several, and "condition" for a ControlNet's picture in a folder
+    below), or NAME.txt beside NAME.png. Raises AssetError where a picture has none, or a line no
+    picture.
     """
     found = []
     for folder in folders:
         pictures = list_pictures(folder)
-        words: dict[Path, tuple[str, ...]] = {}
+        told: dict[Path, Captioned] = {}
         for table in sorted(folder.glob("*.jsonl")):
-            words |= _read_table(table)
+            told |= {row.path: row for row in _read_table(table)}
         for path in pictures:
             beside = path.with_suffix(".txt")
-            if path not in words and beside.is_file():
-                words[path] = (beside.read_text(encoding="utf-8").strip(),)
-            if not any(words.get(path, ())):
+            if path not in told and beside.is_file():
+                told[path] = Captioned(path, beside.read_text(encoding="utf-8").strip())
+            if path not in told or not any((told[path].caption, *told[path].captions)):
                 raise AssetError(
                     f"{path} has no caption; add a line to captions.jsonl or {beside.name} beside "
                     "it, or take the picture away"
                 )
-            first, *others = words[path]
-            found.append(Captioned(path, first, words[path] if others else ()))
-        if missing := sorted(words.keys() - set(pictures)):
+            found.append(told[path])
+        if missing := sorted(told.keys() - set(pictures)):
             raise AssetError(f"{missing[0]} has a caption but is not there; put it back")
     return found
 
@@ -144,8 +145,8 @@ def to_floats(pixels: UInt8[np.ndarray, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     return torch.from_numpy(pixels).float() / 127.5 - 1
 
 
-def _read_table(table: Path) -> dict[Path, tuple[str, ...]]:
-    words = {}
+def _read_table(table: Path) -> list[Captioned]:
+    found = []
     for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
@@ -154,13 +155,20 @@ def _read_table(table: Path) -> dict[Path, tuple[str, ...]]:
             name = row.get("file", row.get("file_name"))
             text = row.get("caption", row.get("text"))
             texts = tuple(row.get("captions", (text,)))
+            condition = row.get("condition")
         except (ValueError, AttributeError, TypeError):
-            name, texts = None, ()
+            name, texts, condition = None, (), None
         if not isinstance(name, str) or not all(isinstance(text, str) for text in texts or (0,)):
             raise AssetError(
                 f'line {number} of {table} is not {{"file": NAME, "caption": WORDS}}; mend it'
             )
-        words[table.parent / contained(table.parent, name).name] = tuple(
-            text.strip() for text in texts
+        first, *others = texts = tuple(text.strip() for text in texts) or ("",)
+        found.append(
+            Captioned(
+                table.parent / contained(table.parent, name).name,
+                first,
+                texts if others else (),
+                None if condition is None else contained(table.parent, str(condition)),
+            )
         )
-    return words
+    return found

@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from diffusion.train_options import accelerator_of, add_run_options, run_config
@@ -23,70 +22,7 @@ from diffusion.train_vae import add_picture_options
 log = logging.getLogger(__name__)
 
 _AT_LATENTS = ("conv_in.", "conv_out.")  # layers of the UNet
-
-
-@dataclass(frozen=True, eq=False)
-class Lesson:
-    """One batch; `latents` are the autoencoder's times its scaling factor."""
-
-    latents: Float[Tensor, "B C h w"]
-    ids: Int[Tensor, "B N"]
-
-
-@dataclass(frozen=True, eq=False)
-class CaptionedLatents:
-    """Every picture as latents, as it is and perhaps mirrored, with its words."""
-
-    latents: Any  # [N, 1 or 2, C, h, w], half precision: a mapped file, or a tensor on the device
-    ids: Int[Tensor, "N V 2 W"]  # V ways of saying it, of the picture and of its mirror image
-    empty: Int[Tensor, " W"]
-    scale: float
-
-    def draw(self, batch: int, dropout: float, *, generator: torch.Generator) -> Lesson:
-        """A batch in which some captions are empty, which guidance needs (Ho & Salimans 2022)."""
-        rows = torch.randint(len(self.ids), (batch,), generator=generator)
-        turned = torch.rand(batch, generator=generator) < 0.5
-        turned &= self.latents.shape[1] == 2
-        silent = torch.rand(batch, generator=generator) < dropout
-        ways = torch.randint(self.ids.shape[1], (batch,), generator=generator)
-        ids = torch.where(silent[:, None], self.empty, self.ids[rows, ways, turned.long()])
-        if isinstance(self.latents, Tensor):
-            where = self.latents.device
-            latents = self.latents[rows.to(where), turned.long().to(where)]
-        else:
-            picked = self.latents[rows.numpy(), turned.long().numpy()]
-            latents = torch.from_numpy(np.asarray(picked))
-        return Lesson(latents.float() * self.scale, ids)
-
-
-@torch.no_grad()
-def latents_of(
-    vae: Any, pixels: Any, name: str, folder: Path, *, mirror: bool = True, batch: int = 32
-) -> Any:
-    """The mean latents of every picture and of its mirror image, in a file that is made once.
-
-    The means alone: the autoencoder's own noise is far below that of any step.
-    """
-    from assets.files import replacing
-    from diffusion.train_files import rows_of
-    from diffusion.train_pictures import to_floats
-
-    path = folder / f"latents-{name}{'' if mirror else '-plain'}.npy"
-    if not path.is_file():
-        log.info("encoding %d pictures into %s", len(pixels), path)
-        side = pixels.shape[-1] // 2 ** (len(vae.config.block_out_channels) - 1)
-        shape = (len(pixels), 1 + mirror, vae.config.latent_channels, side, side)
-        with replacing(path) as written:
-            array = np.lib.format.open_memmap(written, "w+", dtype=np.float16, shape=shape)
-            for start in range(0, len(pixels), batch):
-                rows = torch.arange(start, min(start + batch, len(pixels)))
-                images = to_floats(rows_of(pixels, rows)).to(vae.device)
-                for turned in range(1 + mirror):
-                    mean = vae.encode(images.flip(-1) if turned else images).latent_dist.mean
-                    array[start : start + len(rows), turned] = mean.half().cpu().numpy()
-            array.flush()
-            del array
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+_WHOLE_PROMPT = "add_embedding."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -120,8 +56,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, shape: Any = None) -> Path:
     """Read pictures, learn words, encode, train, write the folder; `shape` None is `--size`'s."""
-    from assets.files import sha256_of
     from diffusion.train_files import portrait_pipeline, read_vae, write_model
+    from diffusion.train_latents import CaptionedLatents, checksums_of, latents_of
     from diffusion.train_noise import NoiseConfig, denoising_losses, training_scheduler
     from diffusion.train_pictures import mirrored, pixels_of, read_captions
     from diffusion.train_run import Run, descend, generator_at
@@ -149,14 +85,8 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     vae = read_vae(options.vae).to(device).requires_grad_(False).eval()
     with accelerator.main_process_first():
         pixels = pixels_of(found, shape.side, cache)
-        used = options.vae / "vae" if (options.vae / "vae").is_dir() else options.vae
-        sums = [sha256_of(path) for path in sorted(used.glob("*.safetensors"))]
-        name = (
-            Path(str(getattr(pixels, "filename", ""))).stem.removeprefix("pixels-")
-            + "-"
-            + sums[0][:16]
-        )
-        latents = latents_of(vae, pixels, name, cache, mirror=options.mirror)
+        sums = checksums_of(options.vae)
+        latents = latents_of(vae, pixels, sums[0], cache, mirror=options.mirror)
         tokenizer = _tokenizer(options, everything, shape)
     with seeded(config.seed):
         text_encoder = portrait_text_encoder(shape, tokenizer)
@@ -240,10 +170,10 @@ def _with_words(text_encoder: Any, ids: Int[Tensor, "N W"], options: argparse.Na
     file = options.run / "words.safetensors"
     if file.is_file():
         load_weights(text_encoder, file)
-    elif options.start is None:
+    else:
         generator = torch.Generator().manual_seed(options.seed)
         heard = teach_words(text_encoder, ids, options.word_steps, generator=generator)
-        log.info("%.1f %% of the words are heard", 100 * heard)
+        log.info("%.1f %% of the pairs of words are heard", 100 * heard)
         write_tensors(text_encoder.state_dict(), file)
     text_encoder.requires_grad_(False).eval()
 
@@ -275,6 +205,9 @@ def _start_from(folder: Path, text_encoder: Any, unet: Any) -> None:
             # latents of another autoencoder mean something else
             fresh = network.state_dict()
             weights |= {name: fresh[name] for name in fresh if name.startswith(_AT_LATENTS)}
+        if part == "unet" and held.config.addition_embed_type is None:
+            fresh = network.state_dict()
+            weights |= {name: fresh[name] for name in fresh if name.startswith(_WHOLE_PROMPT)}
         install_weights(network, weights, described=f"{folder}/{part}")
 
 

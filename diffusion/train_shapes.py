@@ -98,7 +98,10 @@ def portrait_vae(shape: PortraitShape) -> AutoencoderKL:
 
 
 def portrait_unet(shape: PortraitShape) -> UNet2DConditionModel:
-    """The UNet; it attends to the words on every level but the first, where pixels are most."""
+    """The UNet; it attends to the words on every level but the first, where pixels are most.
+
+    All levels hear the prompt as a whole beside the timestep, which binds its words sooner.
+    """
     deep = len(shape.unet_widths) - 1
     unet = UNet2DConditionModel(
         sample_size=shape.side // FACTOR,
@@ -109,6 +112,8 @@ def portrait_unet(shape: PortraitShape) -> UNet2DConditionModel:
         up_block_types=(*("CrossAttnUpBlock2D",) * deep, "UpBlock2D"),
         layers_per_block=shape.unet_layers,
         cross_attention_dim=shape.text_width,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=max(1, shape.text_width // shape.head_width),
         # diffusers' name for the number of heads
         attention_head_dim=tuple(max(1, width // shape.head_width) for width in shape.unet_widths),
         norm_num_groups=shape.groups,
@@ -121,6 +126,7 @@ def portrait_unet(shape: PortraitShape) -> UNet2DConditionModel:
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
     nn.init.zeros_(unet.conv_out.weight)
+    nn.init.zeros_(unet.add_embedding.norm2.weight)
     return unet
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from assets.errors import AssetError
 from assets.store import PACKAGE, ShippedModel, register
-from diffusion.shipped_portrait import FOLDER, UPSCALER
+from diffusion.shipped_portrait import CONTROL, FOLDER, UPSCALER
 from diffusion.train_files import replacing_folder
 
 CURVES = "training"  # folder of loss curves, in the model's own
@@ -127,6 +127,36 @@ def ship_upscaler(
         files=[place],
         seed=seed,
         steps=steps,
+    )
+
+
+def ship_control(
+    folder: Path,
+    curve: Path,
+    pictures: int,
+    steps: int,
+    seed: int,
+    *,
+    recipe: str | None = None,
+    figures: Mapping[str, float] | None = None,
+    root: Path = PACKAGE,
+) -> ShippedModel:
+    """Copy a ControlNet's folder and its curve to assets/portrait-control."""
+    place = root / CONTROL
+    check_sizes(sorted(path for path in folder.rglob("*") if path.is_file()))
+    with replacing_folder(place) as making:
+        shutil.copytree(folder, making, dirs_exist_ok=True)
+        shutil.copyfile(curve, making / "loss.csv")
+    return register(
+        name=CONTROL,
+        purpose="holds the portrait model to normals and landmarks of a head",
+        licence="MIT",
+        attribution=f"trained on {pictures} {_FROM}",
+        recipe=recipe or f"python -m diffusion.train control --steps {steps} --ship",
+        files=sorted(path for path in place.rglob("*") if path.is_file()),
+        seed=seed,
+        steps=steps,
+        figures=dict(figures or {}),
     )
 
 

@@ -210,7 +210,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, shape: Any = None) -> Path:
     """Read the pictures, train, write the folder; `shape` is that of `options.size` if None."""
-    from diffusion.train_files import read_vae, rows_of, write_sheet, write_vae
+    from diffusion.train_files import read_vae, rows_of, write_network, write_sheet
     from diffusion.train_pictures import Captioned, list_pictures, pixels_of, to_floats
     from diffusion.train_run import Run, descend, generator_at
     from diffusion.train_shapes import SIZES, portrait_vae, seeded
@@ -278,7 +278,7 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
         path = options.run / f"preview-{training.step:06d}.png"
         write_sheet(path, [shown / 2 + 0.5, copied / 2 + 0.5])
         whole = vae if options.decoder_only else standardized(vae, measured)
-        write_vae(whole, options.run / "vae")
+        write_network(whole, options.run / "vae")
         vae.train()
 
     try:

@@ -27,17 +27,18 @@ def frequent_pairs(ids: Int[Tensor, "N W"], most: int = _PAIRS) -> list[tuple[in
     return ordered[:most]
 
 
-def said(
+def said_so_far(
     ids: Int[Tensor, "B W"], words: int, pairs: Sequence[tuple[int, int]]
-) -> Float[Tensor, "B P"]:
-    """1 for each token and each pair of neighbours that a caption has, 0 for the others."""
-    tokens = torch.zeros(len(ids), words).scatter_(1, ids, 1.0)
+) -> Float[Tensor, "B W P"]:
+    """At each place 1 for each token, and each pair of neighbours, that came up to it, else 0."""
     number = torch.full((words * words,), len(pairs))
     for at, (first, second) in enumerate(pairs):
         number[first * words + second] = at
-    found = number[ids[:, :-1] * words + ids[:, 1:]]
-    joined = torch.zeros(len(ids), len(pairs) + 1).scatter_(1, found, 1.0)
-    return torch.cat([tokens, joined[:, :-1]], dim=1)
+    paired = number[ids[:, :-1] * words + ids[:, 1:]]
+    paired = nn.functional.pad(paired, (1, 0), value=len(pairs))
+    tokens = torch.zeros(*ids.shape, words).scatter_(2, ids[..., None], 1.0)
+    joined = torch.zeros(*ids.shape, len(pairs) + 1).scatter_(2, paired[..., None], 1.0)
+    return torch.cat([tokens, joined[..., :-1]], dim=2).cummax(1).values
 
 
 def teach_words(
@@ -45,14 +46,14 @@ def teach_words(
     ids: Int[Tensor, "N W"],
     steps: int,
     *,
-    batch: int = 64,
+    batch: int = 32,
     generator: torch.Generator,
 ) -> float:
-    """Train the encoder until its last states tell which words, and pairs, a caption has.
+    """Train the encoder until its states tell which words, and pairs, a caption has.
 
-    The end's first state and a later one, which pads are, are asked: both hear every word. A layer
-    that is thrown away reads the answer. Returns the share of what is said that is found again in
-    the last tenth.
+    Every state is asked what came up to it: asked of a caption's end alone, an encoder hears words
+    and not what each colour belongs to. A layer that is thrown away reads the answer. Returns the
+    share of the pairs that the end finds again in the last tenth.
     """
     words = encoder.get_input_embeddings().num_embeddings
     pairs = frequent_pairs(ids[torch.randperm(len(ids), generator=generator)[:4000]])
@@ -64,30 +65,26 @@ def teach_words(
     read.to(device)
     weights = [*encoder.parameters(), *read.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    end = encoder.config.eos_token_id
     heard: list[float] = []
     for step in range(steps):
         warm, done = min(1.0, (step + 1) / 20), step / steps
         for group in optimizer.param_groups:
             group["lr"] = _RATE * warm * min(1.0, 3 * (1 - done))
         rows = ids[torch.randint(len(ids), (batch,), generator=generator)]
-        wanted = said(rows, words, pairs).to(device)
-        states = encoder(rows.to(device))[0]
-        ends = (rows == end).int().argmax(1).to(device)
-        rest = (ids.shape[1] - ends.cpu()).float()
-        later = (ends.cpu() + (torch.rand(batch, generator=generator) * rest).long()).to(device)
-        every = torch.arange(batch, device=device)
-        both = read(torch.stack([states[every, ends], states[every, later]]))
-        loss = nn.functional.binary_cross_entropy_with_logits(both, wanted.expand_as(both))
+        wanted = said_so_far(rows, words, pairs).to(device)
+        found = read(encoder(rows.to(device))[0])
+        loss = nn.functional.binary_cross_entropy_with_logits(found, wanted)
         torch.autograd.backward(100 * loss)
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        found = float(((both > 0) & (wanted > 0)).sum() / (2 * wanted.sum()))
+        paired = wanted[:, -1, words:] > 0
+        share = float(((found[:, -1, words:] > 0) & paired).sum() / paired.sum().clamp(min=1))
         if step >= 0.9 * steps:
-            heard.append(found)
+            heard.append(share)
         if step % 25 == 0:
             log.info(
-                "words: step %d loss %.4f, %.1f %% heard", step, float(loss.detach()), 100 * found
+                "words: step %d loss %.4f, %.1f %% of the pairs heard",
+                *(step, float(loss.detach()), 100 * share),
             )
     return sum(heard) / max(1, len(heard))

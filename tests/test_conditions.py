@@ -25,6 +25,7 @@ from deca.conditions import (
     axes_of,
     canny_condition,
     depth_condition,
+    face_condition,
     landmark_condition,
     normal_condition,
     openpose_condition,
@@ -172,6 +173,16 @@ def test_landmarks_are_white_where_the_points_are():
     at = picture[points[:, 1].long(), points[:, 0].long()]
     assert float(at.min()) > 0.4
     assert float(picture[:10].max()) == 0
+
+
+def test_contours_are_white_over_the_normals(sphere):
+    view = view_of(sphere, flat_camera())
+    points = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * SIDE
+    lines = landmark_condition(points, (SIDE, SIDE))[:, :1] > 0.999
+    made = face_condition(view, points)
+    assert lines.any() and bool((made[lines.expand(-1, 3, -1, -1)] > 0.999).all())
+    off = (landmark_condition(points, (SIDE, SIDE)) == 0).expand(-1, 3, -1, -1)
+    assert off.any() and torch.equal(made[off], normal_condition(view)[off])
 
 
 def test_person_and_parts_are_told_by_their_published_colours():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +15,8 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from assets.errors import AssetError
 from assets.image import write_image
-from assets.muon import Muon, orthogonalized
 from diffusion import Recipe, load_pipeline, train_portrait, train_upscaler, train_vae, txt2img
+from diffusion.train_latents import CaptionedLatents
 from diffusion.train_pictures import (
     Captioned,
     mirrored,
@@ -26,10 +25,8 @@ from diffusion.train_pictures import (
     squared,
     to_floats,
 )
-from diffusion.train_portrait import CaptionedLatents
 from diffusion.train_shapes import (
     SIZES,
-    PortraitShape,
     portrait_text_encoder,
     portrait_unet,
     portrait_vae,
@@ -37,23 +34,9 @@ from diffusion.train_shapes import (
 )
 from diffusion.train_ship import check_sizes
 from diffusion.train_squares import level_latents
-from diffusion.train_text import learn_words, read_tokenizer, token_ids, write_tokenizer
+from diffusion.train_text import learn_words, read_tokenizer, write_tokenizer
 from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
-from diffusion.train_words import frequent_pairs, said, teach_words
-
-COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.1), "blue": (0.1, 0.1, 0.9),
-           "white": (0.95, 0.95, 0.95)}  # fmt: skip
-TINY = PortraitShape(
-    side=16,
-    vae_widths=(8, 16, 16, 16),
-    unet_widths=(32, 32),
-    head_width=8,
-    text_width=32,
-    text_layers=1,
-    words=600,
-    vae_groups=2,
-    groups=2,
-)
+from tiny_portrait import TINY, train_tiny, trained, write_colours
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,32 +50,12 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("colours")
-    lines = []
-    for name, rgb in COLOURS.items():
-        # on grey, as GroupNorm takes most of what a flat picture has
-        picture = torch.full((1, 3, 32, 32), 0.5)
-        picture[..., 8:24, 8:24] = torch.tensor(rgb)[None, :, None, None]
-        write_image(folder / f"{name}.png", picture)
-        lines.append(json.dumps({"file": f"{name}.png", "caption": name}))
-    (folder / "people.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return folder
-
-
-def trained(stage, pictures, run, *more, **shape):
-    parser = argparse.ArgumentParser()
-    stage.add_options(parser)
-    given = ["--pictures", str(pictures), "--run", str(run), "--cpu", *more]
-    return stage.run(parser.parse_args(given), **shape)
+    return write_colours(tmp_path_factory.mktemp("colours"))
 
 
 @pytest.fixture(scope="module")
 def model(pictures, tmp_path_factory):
-    run = tmp_path_factory.mktemp("runs")
-    vae = trained(train_vae, pictures, run / "vae", "--steps", "50", "--batch", "8", "--rate",
-                  "4e-3", "--judge", "0", shape=TINY)  # fmt: skip
-    return trained(train_portrait, pictures, run / "portrait", "--steps", "60", "--batch", "8",
-                   "--rate", "4e-3", "--vae", str(vae), shape=TINY)  # fmt: skip
+    return train_tiny(pictures, tmp_path_factory.mktemp("runs"))
 
 
 def test_losses_fall_on_a_tiny_set_and_prompts_are_drawn(model):
@@ -295,52 +258,6 @@ def test_mirrored_pictures_have_mirrored_words_and_some_captions_are_left_out(ge
         torch.testing.assert_close(shares, torch.full((count,), 1 / count), atol=0.03, rtol=0)
     plain = CaptionedLatents(latents[:, :1], ids, torch.zeros(1, dtype=int), 1.0)
     assert not (plain.draw(50, 0.0, generator=generator).ids % 2 == 0).any()
-
-
-def test_a_text_encoder_learns_to_hear_words_and_who_has_them(tmp_path, generator):
-    colours = ("red", "green", "blue")
-    captions = [f"{a} hair, {b} shirt" for a in colours for b in colours]
-    tokenizer = write_tokenizer(tmp_path, captions, 600)
-    ids = token_ids(read_tokenizer(tmp_path, 12), captions)
-    pairs = frequent_pairs(ids, 100)
-    mine = said(ids[:2], len(tokenizer), pairs)
-    red_hair = tuple(tokenizer.convert_tokens_to_ids(["red</w>", "hair</w>"]))
-    green_shirt = tuple(tokenizer.convert_tokens_to_ids(["green</w>", "shirt</w>"]))
-    assert mine[:, len(tokenizer) + pairs.index(red_hair)].tolist() == [1, 1]
-    assert mine[:, len(tokenizer) + pairs.index(green_shirt)].tolist() == [0, 1]
-    assert mine[0, red_hair[0]] == 1 and mine[0, green_shirt[0]] == 0
-    with seeded(0):
-        encoder = portrait_text_encoder(replace(TINY, text_tokens=12), tokenizer)
-    assert teach_words(encoder, ids, 150, batch=16, generator=generator) > 0.95
-
-
-@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (4, 4)])
-def test_orthogonalized_matrices_keep_their_directions(shape, generator):
-    given = torch.randn(shape, dtype=torch.float64, generator=generator)
-    u, _, v = torch.linalg.svd(given, full_matrices=False)
-    # on the singular vectors of the matrix itself, the values are near 1 and nothing is beside them
-    inside = u.T @ orthogonalized(given, rounds=9) @ v.T
-    values = inside.diagonal()
-    assert float(values.min()) > 0.65 and float(values.max()) < 1.25
-    torch.testing.assert_close(inside, torch.diag(values), atol=1e-6, rtol=0)
-
-
-def test_muon_turns_matrices_and_leaves_the_rest_to_adam():
-    weight = torch.nn.Parameter(torch.zeros(3, 2, 1, 2))
-    bias = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
-    optimizer = Muon([{"params": [weight], "orthogonal": True}, {"params": [bias]}],
-                     lr=0.1, weight_decay=0.0)  # fmt: skip
-    weight.grad = torch.zeros(3, 2, 1, 2)
-    weight.grad[0, 0, 0, 0] = weight.grad[1, 1, 0, 1] = 7.0
-    bias.grad = torch.tensor([0.01, -300.0])
-    optimizer.step()
-    moved = weight.detach()
-    # as large as Adam's: a root mean square of 0.2 times the rate for a full matrix
-    size = 0.1 * 0.2 * 4**0.5
-    assert 0.65 * size < -float(moved[0, 0, 0, 0]) < 1.25 * size
-    assert float(moved[0, 0, 0, 0]) == pytest.approx(float(moved[1, 1, 0, 1]), rel=1e-5)
-    assert int((moved.abs() > 1e-6).sum()) == 2
-    torch.testing.assert_close(bias.detach(), torch.tensor([0.9, -0.9]))
 
 
 def test_the_middle_square_is_kept_and_pixels_are_read_once(tmp_path):

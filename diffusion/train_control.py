@@ -1,0 +1,178 @@
+"""Train a ControlNet for a portrait model, on pictures with captions and conditions.
+
+Writes RUN/control, a folder that ControlNetModel opens. The model itself stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from torch import Tensor
+
+from assets.errors import AssetError
+from diffusion.train_options import accelerator_of, add_run_options, run_config
+
+log = logging.getLogger(__name__)
+
+FOLDER = "control"
+_EMBEDDING = (16, 32, 64, 96)  # widths over three halvings, from pixels to latents
+
+
+def portrait_control(unet: UNet2DConditionModel) -> ControlNetModel:
+    """A ControlNet that starts as a copy of a UNet's first half (Zhang et al. 2023)."""
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=_EMBEDDING)
+    if unet.config.addition_embed_type == "text":
+        # `from_unet` copies the weights and not the number of heads that they are for
+        heads = int(unet.config.addition_embed_type_num_heads)
+        net.register_to_config(addition_embed_type_num_heads=heads)
+        pool = net.add_embedding.pool
+        pool.num_heads, pool.dim_per_head = heads, pool.q_proj.out_features // heads
+    return net
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this stage."""
+    add = parser.add_argument
+    add(
+        "--pictures",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folders of pictures with captions and conditions, as deca.synth_captioned "
+        "--conditions writes them",
+    )
+    add("--cache", type=Path, help="folder of read pictures; RUN by default")
+    add("--model", type=Path, required=True, help="the portrait model's folder")
+    add("--dropout", type=float, default=0.3, help="share of captions left empty")
+    add("--middle", type=float, default=0.5, help="share of timesteps drawn from the middle")
+    add("--ship", action="store_true", help="write it under assets/portrait-control at the end")
+    add_run_options(parser, steps=20_000, batch=64, rate=4e-4, save_every=1000)
+
+
+def run(options: argparse.Namespace) -> Path:
+    """Read pictures and conditions, train, write the folder."""
+    from diffusion.load import load_pipeline
+    from diffusion.train_files import rows_of, write_network
+    from diffusion.train_latents import CaptionedLatents, checksums_of, latents_of
+    from diffusion.train_noise import NoiseConfig, denoising_losses, training_scheduler
+    from diffusion.train_pictures import Captioned, pixels_of, read_captions
+    from diffusion.train_run import Run, descend, generator_at
+    from diffusion.train_text import token_ids
+
+    if not 0 <= options.dropout < 1:
+        raise ValueError(f"dropout={options.dropout} must be from 0 to below 1; 0.3 is usual")
+    config = run_config(options, warm_up=30, fall="cosine", ema=0.995)
+    noise = NoiseConfig(None, 0.0, options.middle)
+    found = read_captions(options.pictures)
+    if lacking := [str(picture.path) for picture in found if picture.condition is None]:
+        raise AssetError(
+            f"{lacking[0]} has no condition; write pictures with deca.synth_captioned --conditions"
+        )
+    shown = [Captioned(Path(str(picture.condition))) for picture in found]
+    accelerator = accelerator_of(options)
+    device = accelerator.device
+    cache = options.cache or options.run
+    pipeline = load_pipeline(options.model).to(device)
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        part.requires_grad_(False).eval()
+    side = pipeline.vae_scale_factor * pipeline.unet.config.sample_size
+    with accelerator.main_process_first():
+        pixels, conditions = pixels_of(found, side, cache), pixels_of(shown, side, cache)
+        sums = checksums_of(options.model)
+        latents = latents_of(pipeline.vae, pixels, sums[0], cache, mirror=False)
+    ways = max(1, *(len(picture.captions) for picture in found))
+    words = [picture.said(way) for picture in found for way in range(ways)]
+    ids = token_ids(pipeline.tokenizer, words).view(len(found), ways, 1, -1).expand(-1, -1, 2, -1)
+    scale = float(pipeline.vae.config.scaling_factor)
+    lessons = CaptionedLatents(latents, ids, token_ids(pipeline.tokenizer, [""])[0], scale)
+    net = portrait_control(pipeline.unet).to(device).requires_grad_(True).train()
+    weights = dict(net.named_parameters())
+    told = {"pictures": len(found), "model": sums, "descent": config.descent, "seed": config.seed}
+    training = Run(options.run, weights, config, told)
+    scheduler = training_scheduler(pipeline.scheduler.config)
+    log.info(
+        "%d pictures, %.1f million numbers",
+        *(len(found), sum(w.numel() for w in weights.values()) / 1e6),
+    )
+
+    def loss_of(number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = generator_at(config.seed, number)
+        lesson = lessons.draw(config.batch, options.dropout, generator=generator)
+        condition = torch.from_numpy(rows_of(conditions, lesson.rows)).to(device).float() / 255
+        with accelerator.autocast():
+            with torch.no_grad():
+                heard = pipeline.text_encoder(lesson.ids.to(device))[0]
+
+            def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+                down, middle = net(
+                    noisy, timesteps, heard, controlnet_cond=condition, return_dict=False
+                )
+                made: Tensor = pipeline.unet(
+                    noisy, timesteps, heard,
+                    down_block_additional_residuals=down, mid_block_additional_residual=middle,
+                ).sample  # fmt: skip
+                return made
+
+            losses = denoising_losses(
+                predict, lesson.latents.to(device), scheduler, noise, generator=generator
+            )
+        return losses.mean(), {}
+
+    def on_save() -> None:
+        net.eval()
+        write_network(net, options.run / FOLDER, torch.float16)
+        chosen = torch.arange(0, len(found), max(1, len(found) // 4))[:4]
+        pictures = torch.from_numpy(rows_of(conditions, chosen)).float() / 255
+        said = [found[int(row)].said(0) for row in chosen]
+        path = options.run / f"preview-{training.step:06d}.png"
+        _preview(pipeline, net, said, pictures, path, seed=config.seed)
+        net.train()
+
+    last = descend(
+        training,
+        loss_of,
+        accelerator,
+        minutes=options.minutes,
+        pause_minutes=options.pause_after,
+        on_save=on_save,
+    )
+    made = Path(options.run) / FOLDER
+    if options.ship and accelerator.is_main_process:
+        from diffusion.train_ship import ship_control
+
+        ship_control(made, options.run / "loss.csv", len(found), last, config.seed)
+    return made
+
+
+def _preview(
+    pipeline: Any, net: Any, said: list[str], conditions: Tensor, path: Path, *, seed: int
+) -> None:
+    """Each condition with a picture of its caption below it."""
+    from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionControlNetPipeline
+
+    from diffusion.quiet import loading
+    from diffusion.train_files import write_sheet
+
+    parts = ("vae", "text_encoder", "tokenizer", "unet", "safety_checker", "feature_extractor")
+    with loading("the ControlNet", whole=False):
+        drawer = StableDiffusionControlNetPipeline(
+            **{part: getattr(pipeline, part) for part in parts},
+            controlnet=net,
+            scheduler=EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config),
+            requires_safety_checker=False,
+        )
+    drawer.set_progress_bar_config(disable=True)
+    drawn = drawer(
+        said,
+        image=conditions.to(pipeline.device),
+        num_inference_steps=20,
+        guidance_scale=3.0,
+        output_type="pt",
+        generator=torch.Generator().manual_seed(seed),
+    ).images
+    write_sheet(path, [conditions, drawn])
