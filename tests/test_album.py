@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 import tiny_diffusion
+import tiny_networks
 import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
@@ -32,18 +33,18 @@ def model(tmp_path_factory):
 def clip(tmp_path_factory):
     """A CLIP of random weights with its tokenizer and picture processor."""
     folder = tmp_path_factory.mktemp("clip")
-    tokenizer = tiny_diffusion.letter_tokenizer(folder / "words")
+    tokenizer = tiny_networks.letter_tokenizer(folder / "words")
     with torch.random.fork_rng():
         torch.manual_seed(4)
         net = CLIPModel(
             CLIPConfig(
-                text_config=tiny_diffusion.text_config(tokenizer, projection_dim=16).to_dict(),
-                vision_config=tiny_diffusion.vision_config().to_dict(),
+                text_config=tiny_networks.text_config(tokenizer, projection_dim=16).to_dict(),
+                vision_config=tiny_networks.vision_config().to_dict(),
                 projection_dim=16,
             )
         )
     net.save_pretrained(folder / "clip")
-    CLIPProcessor(tiny_diffusion.image_processor(), tokenizer).save_pretrained(folder / "clip")
+    CLIPProcessor(tiny_networks.image_processor(), tokenizer).save_pretrained(folder / "clip")
     return folder / "clip"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tiny_diffusion
+import tiny_networks
 import torch
 
 from diffusion import (
@@ -284,7 +285,7 @@ def test_classes_are_drawn_by_number_or_name():
         # fresh blocks begin as if they were not there
         for weight in transformer.parameters():
             torch.nn.init.normal_(weight, std=0.1)
-        vae = tiny_diffusion.vae()
+        vae = tiny_networks.vae()
     transformer.eval()  # in training it forgets classes now and then
     pipeline = DiTPipeline(transformer, vae, DDIMScheduler(), id2label={0: "cat, kitty", 1: "dog"})
     pipeline.set_progress_bar_config(disable=True)

@@ -12,6 +12,7 @@ import scipy.linalg
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from tiny_portrait import TINY, train_tiny, trained, write_colours
 
 from assets.errors import AssetError
 from assets.image import write_image
@@ -36,7 +37,6 @@ from diffusion.train_ship import check_sizes
 from diffusion.train_squares import level_latents
 from diffusion.train_text import learn_words, read_tokenizer, write_tokenizer
 from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
-from tiny_portrait import TINY, train_tiny, trained, write_colours
 
 
 @pytest.fixture(scope="module", autouse=True)

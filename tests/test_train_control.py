@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 from diffusers import ControlNetModel
+from tiny_portrait import train_tiny, trained, write_colours
 
 from assets.errors import AssetError
 from assets.image import read_image
 from diffusion import Recipe, load_pipeline, train_control
 from diffusion.conditioned import conditioned
 from diffusion.train_control import portrait_control
-from tiny_portrait import train_tiny, trained, write_colours
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tiny_portrait import TINY
+
 from diffusion.train_shapes import portrait_text_encoder, seeded
 from diffusion.train_text import read_tokenizer, token_ids, write_tokenizer
 from diffusion.train_words import frequent_pairs, said_so_far, teach_words
-from tiny_portrait import TINY
 
 
 def test_it_learns_to_hear_words_and_who_has_them(tmp_path, generator):
