@@ -27,8 +27,10 @@ from avatar.portrait_draw import (
     takes_prompts,
 )
 from avatar.portrait_extras import check_extras
+from avatar.portrait_photo import CUT, with_cut
 from avatar.progress import Progress
 from avatar.sheet import Panel, SheetConfig, lay_out
+from avatar.transfer_source import FaceReader
 from diffusion.fingerprint import model_hash
 from diffusion.mark import THRESHOLD, MarkReading, read_mark
 from diffusion.metadata import Record
@@ -95,8 +97,11 @@ def make_portraits(
         recipe, source = chosen_model(recipe, inputs)
         with progress.stage("opening the model"):
             pipeline = open_pipeline(source, recipe, inputs, progress)
+        is_cut = False
         if is_shipped(source):
             recipe = fitted(recipe)
+            if inputs.image is not None and inputs.mask is None and recipe.margins is None:
+                inputs, is_cut = with_cut(inputs, FaceReader(), progress)
         elif recipe.size is None and inputs.image is None and takes_prompts(pipeline):
             from diffusion.draw import size_of
 
@@ -107,6 +112,8 @@ def make_portraits(
         if is_shipped(source):
             pictures = enlarged(pictures)
             model["enlarged"] = SAID
+        if is_cut:
+            model["image"] = CUT
     if inputs.extras.finishes:
         with progress.stage("restoring and enlarging"):
             pictures = inputs.extras.finished(pictures, progress)

@@ -28,6 +28,7 @@ class PortraitInputs:
 
     model: Path | str | None = None  # None is the recipe's, else the shipped one
     image: Path | None = None
+    cut: Float[Tensor, "1 3 H W"] | None = None  # what of the image is drawn over; None is all
     mask: Path | None = None
     lora_dir: Path | None = None
     device: str = "auto"
@@ -113,7 +114,9 @@ def drawn(
 
     if inputs.guide is not None:
         return inputs.guide.draw(pipeline, recipe, on_step)
-    image = None if inputs.image is None else read_image(inputs.image, min_side=_SMALLEST)
+    image = inputs.cut
+    if image is None and inputs.image is not None:
+        image = read_image(inputs.image, min_side=_SMALLEST)
     if recipe.toward is not None:
         from diffusion.interpolation import draw_between
 
