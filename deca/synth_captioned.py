@@ -64,13 +64,21 @@ _FILTERED = ("oil", "pencil", "watercolour", "clay", "neon")
 
 
 @dataclass(frozen=True, eq=False)
+class Shown:
+    """What a ControlNet is shown of a head."""
+
+    condition: Float[Tensor, "1 3 S S"]  # deca.conditions.face_condition
+    points: Float[Tensor, "68 2"]  # px
+
+
+@dataclass(frozen=True, eq=False)
 class Captioned:
     """One portrait and prompts for it."""
 
     image: Float[Tensor, "1 3 S S"]
     wish: Wish  # every field is settled
     captions: tuple[str, ...]
-    condition: Float[Tensor, "1 3 S S"] | None = None  # deca.conditions.face_condition
+    shown: Shown | None = None  # where conditions are asked for
 
 
 class CaptionedStudio:
@@ -108,16 +116,16 @@ class CaptionedStudio:
             wish = draw_take(person, rng)
             style = "anime" if rng.random() < 0.14 else str(rng.choice(_FILTERED))
             wish = dataclasses.replace(wish, style="anime" if style == "anime" else "realistic")
-            image, condition, wish = self._picture(wish, rng, torch.Generator().manual_seed(seed))
+            image, shown, wish = self._picture(wish, rng, torch.Generator().manual_seed(seed))
             styles = [style] if rng.random() < 0.6 or style == "anime" else []
             for each in styles if style == "anime" else ["realistic", *styles]:
                 told = dataclasses.replace(wish, style=each)
                 words = tuple(draw_caption(told, rng) for _ in range(captions))
-                yield Captioned(stylize(image, each), told, words, condition)
+                yield Captioned(stylize(image, each), told, words, shown)
 
     def _picture(
         self, wish: Wish, rng: np.random.Generator, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "1 3 S S"], Float[Tensor, "1 3 S S"] | None, Wish]:
+    ) -> tuple[Float[Tensor, "1 3 S S"], Shown | None, Wish]:
         studio = self.studio
         sitter = draw_sitter(wish, studio.flame, self.outfit.albedo, generator=generator)
         wish = sitter.wish
@@ -165,7 +173,7 @@ class CaptionedStudio:
             self._worn(str(wish.hair)), materials, verts[None], camera, (SIDE, SIDE), samples=1
         )
         points = camera.project(marks[None], (SIDE, SIDE))[0, :, :2]
-        return image, face_condition(seen, points), wish
+        return image, Shown(face_condition(seen, points), points), wish
 
     def _backdrop(self, wish: Wish, rng: np.random.Generator) -> Float[Tensor, "1 3 S S"]:
         if wish.background not in _PLACES:
@@ -324,7 +332,8 @@ def write_portraits(
     """At least `count` JPEG pictures, and captions.jsonl with a line for each.
 
     A line's `caption` is its first caption, `captions` are all, `wish` is what the picture shows,
-    `condition` the PNG below the folder of what the studio makes for a ControlNet.
+    `condition` the PNG below the folder of what the studio makes for a ControlNet, `landmarks` the
+    68 points, px.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
@@ -344,9 +353,10 @@ def write_portraits(
             with replacing(folder / name) as written:
                 Image.fromarray(pixels).save(written, "JPEG", quality=94)
             row = {"file": name, "caption": found.captions[0], "captions": found.captions}
-            if found.condition is not None:
+            if found.shown is not None:
                 row["condition"] = f"{CONDITIONS}/{Path(name).stem}.png"
-                write_image(folder / str(row["condition"]), found.condition)
+                row["landmarks"] = found.shown.points.round(decimals=2).tolist()
+                write_image(folder / str(row["condition"]), found.shown.condition)
             lines.append(json.dumps({**row, "person": person, "wish": found.wish.named()}))
         person += 1
         if person % 50 == 0:
