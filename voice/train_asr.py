@@ -26,6 +26,7 @@ from voice.phonemes import SILENCE
 from voice.shipped import save_net
 from voice.speech import Phoneme
 from voice.train_crops import Batch, clip_weights, draw_crops, noisy
+from voice.train_options import add_net_options
 from voice.train_run import Run
 from voice.training_loop import descend
 
@@ -215,17 +216,10 @@ def edits(first: Sequence[int], second: Sequence[int]) -> int:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m voice.train asr`."""
     defaults = AsrTraining()
-    parser.add_argument("--corpus", type=Path, required=True, help="what the stage corpus wrote")
-    parser.add_argument("--run", type=Path, default=Path("out/asr"), help="checkpoints")
-    parser.add_argument("--steps", type=int, default=defaults.steps)
+    add_net_options(parser, "asr", defaults)
     parser.add_argument("--batch", type=int, default=defaults.batch)
     parser.add_argument("--hidden", type=int, default=128, help="published: 256")
     parser.add_argument("--attention", type=float, default=0.0, help="weight; 1 as published")
-    parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--export", type=Path, help="write the averaged network here as it learns")
-    parser.add_argument("--ship", action="store_true", help="write it under assets/ at the end")
 
 
 def run(options: argparse.Namespace) -> None:

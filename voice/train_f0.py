@@ -17,6 +17,7 @@ from voice.corpus_pitch import usual_pitch
 from voice.jdc import F0Config, F0Net
 from voice.shipped import save_net
 from voice.train_crops import Batch, clip_weights, draw_crops, noisy
+from voice.train_options import add_net_options
 from voice.train_run import Run
 from voice.training_loop import descend
 
@@ -212,9 +213,7 @@ def held_out_figures(net: F0Net, corpus: Corpus, clips: int = 40) -> dict[str, f
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m voice.train f0`."""
     defaults = F0Training()
-    parser.add_argument("--corpus", type=Path, required=True, help="what the stage corpus wrote")
-    parser.add_argument("--run", type=Path, default=Path("out/f0"), help="checkpoints")
-    parser.add_argument("--steps", type=int, default=defaults.steps)
+    add_net_options(parser, "f0", defaults)
     parser.add_argument("--batch", type=int, default=defaults.batch)
     parser.add_argument("--frames", type=int, default=defaults.frames)
     parser.add_argument("--rate", type=float, default=defaults.learning_rate, help="learning rate")
@@ -225,11 +224,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="steps after which the generator's feature stays as it is; 0: never",
     )
     parser.add_argument("--width", type=int, default=16, help="first channels; published: 64")
-    parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--export", type=Path, help="write the averaged network here as it learns")
-    parser.add_argument("--ship", action="store_true", help="write it under assets/ at the end")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from voice.losses_spectral import peak_excess, sound_distance
 from voice.mel import denormalised, log_mel, normalised
 from voice.shipped import save_net
 from voice.train_crops import Batch, blurred, clip_weights, draw_crops
+from voice.train_options import add_net_options
 from voice.train_previews import save_mels, save_sounds
 from voice.train_run import Run, apply_gradients
 from voice.training_loop import descend
@@ -227,19 +228,12 @@ def train(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m voice.train vocoder`."""
     defaults = VocoderTraining()
-    parser.add_argument("--corpus", type=Path, required=True, help="what the stage corpus wrote")
-    parser.add_argument("--run", type=Path, default=Path("out/vocoder"), help="checkpoints")
-    parser.add_argument("--steps", type=int, default=defaults.steps)
+    add_net_options(parser, "vocoder", defaults)
     parser.add_argument("--batch", type=int, default=defaults.batch)
     parser.add_argument("--frames", type=int, default=defaults.frames, help="of a crop")
     parser.add_argument("--rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--adversarial-from", type=int, default=0, help="step; 0: never")
     parser.add_argument("--save-every", type=int, default=defaults.save_every)
-    parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--export", type=Path, help="write the averaged network here as it learns")
-    parser.add_argument("--ship", action="store_true", help="write it under assets/ at the end")
 
 
 def run(options: argparse.Namespace) -> None:
