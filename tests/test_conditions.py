@@ -16,7 +16,7 @@ from sphere_head import make_icosphere_head, make_materials, make_sphere_head
 from assets.image import read_image
 from avatar.controls import Control, parse_control
 from avatar.portrait import PortraitInputs, make_portraits
-from avatar.portrait_like import HeadGuide, check_likeness
+from avatar.portrait_like import HeadGuide, check_likeness, frame_close
 from deca.conditions import (
     FLAT,
     PERSON,
@@ -252,6 +252,16 @@ def test_a_portrait_of_a_head_follows_its_conditions_and_says_how_well(tmp_path_
         assert names >= {f"{len(kinds)}-{kind}.png" for kind in ("render", *kinds)}
     assert (made[()] - made["normal",]).abs().max() > 0.02
     assert (made["normal",] - made["normal", "openpose"]).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("yaw_deg", [0.0, 30.0])
+def test_a_close_frame_has_the_eyes_above_the_middle_and_the_chin_five_twelfths_below(yaw_deg):
+    points = torch.zeros(68, 3)
+    points[36:48] = torch.tensor([0.01, 0.05, 0.0])
+    points[8] = torch.tensor([0.01, -0.07, 0.0])
+    seen = frame_close(points, yaw_deg).project(points[None], (240, 240))[0, :, :2]
+    assert seen[36].tolist() == pytest.approx([120, 110], abs=0.01)
+    assert seen[8].tolist() == pytest.approx([120, 210], abs=0.01)
 
 
 def test_likeness_is_the_points_error_between_the_eyes():

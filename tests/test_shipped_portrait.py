@@ -8,24 +8,31 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sphere_head import make_materials, make_sphere_head
 from typer.testing import CliRunner
 
 from assets.errors import AssetError
-from assets.image import write_image
+from assets.image import read_image, write_image
 from assets.store import PACKAGE, shipped_model
 from avatar.cli import app
 from avatar.controls import open_controlled
+from avatar.portrait import make_portraits
+from avatar.portrait_draw import PortraitInputs
+from avatar.portrait_like import HeadGuide
 from diffusion import load_pipeline
 from diffusion.recipe import Recipe
 from diffusion.shipped_portrait import (
     CFG,
+    CONTROL,
     FOLDER,
+    NAME,
     SAMPLER,
     SIDE,
     STEPS,
     UPSCALER,
     enlarged,
     fitted,
+    has_control,
     is_installed,
     is_shipped,
     place_of,
@@ -146,3 +153,30 @@ def test_enlarging_doubles_and_keeps_what_is_seen(generator):
     assert larger.shape == (1, 3, 64, 64)
     back = torch.nn.functional.avg_pool2d(larger, 2)
     assert float((back - picture).abs().mean()) < 0.05
+
+
+class Blind:
+    """Stands in for the encoder."""
+
+    def read(self, picture):
+        raise ValueError("no face was found")
+
+
+@installed
+@pytest.mark.skipif(not has_control(), reason="no ControlNet is shipped yet")
+def test_a_head_is_drawn_close_and_held_by_its_own_controlnet(tmp_path):
+    assert shipped_model(CONTROL).fault() is None
+    head = make_sphere_head(n_around=24, n_rings=14)
+    points = torch.zeros(68, 3)
+    points[36:48, 1], points[8, 1] = 0.3, -0.5
+    guide = HeadGuide(head, tuple(make_materials()), head.verts[None], points, reader=Blind())
+    out = tmp_path / "a.png"
+    inputs = PortraitInputs(model=NAME, guide=guide)
+    paths = make_portraits(Recipe("a man", steps=4, seed=1), out, inputs)
+    assert [path.name for path in paths] == ["a.png", "a-render.png", "a-face.png", "a.json"]
+    for path in paths[:3]:
+        assert read_image(path).shape[-2:] == (2 * SIDE, 2 * SIDE)
+    told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert told["like"]["controlnets"] == ["face:1=shipped"]
+    assert {"kind": "controlnet", "name": "shipped"}.items() <= told["recipe"]["extras"][1].items()
+    assert told["like"]["checks"][0]["reason"] == "no face was found"
