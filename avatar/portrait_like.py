@@ -18,7 +18,7 @@ from avatar.controls import Control, condition_of
 from avatar.transfer_source import FaceReader, read_source
 from deca.conditions import HeadView
 from diffusion.recipe import Recipe
-from diffusion.shipped_portrait import CONDITION, NAME, has_control
+from diffusion.shipped_portrait import CONDITION, NAME
 from flame.camera import LookAt, orbit
 from flame.head import Head
 from flame.material import Material
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 CLOSE = 0.05  # of the distance between the eyes' outer corners: points that close are the same face
 _OUTER_CORNERS = (36, 45)  # of the 68 points
-_EYES, _CHIN = slice(36, 48), 8
+EYES, CHIN = slice(36, 48), 8
+# of close pictures, in distances from the eyes to the chin: half a side, and how far the middle is
+# below the eyes
+HALF, BELOW = 1.2, 0.1
 _CLOSE_FOV_DEG = 18.0  # of the pictures that the shipped model was trained on
 
 
@@ -56,8 +59,7 @@ class HeadGuide:
 
     def for_shipped(self) -> HeadGuide:
         """As the shipped model takes it: close, and held by its own ControlNet if by no other."""
-        own = (Control(CONDITION, NAME),) if has_control() else ()
-        return replace(self, close=True, controls=self.controls or own)
+        return replace(self, close=True, controls=self.controls or (Control(CONDITION, NAME),))
 
     def camera(self) -> LookAt:
         """Where the head is seen from."""
@@ -170,10 +172,10 @@ def frame_close(points: Float[Tensor, "68 3"], yaw_deg: float = 0.0) -> LookAt:
 
     The eyes are a little above the middle; from them to the chin is five twelfths of the picture.
     """
-    eyes = points[_EYES].mean(0)
-    unit = float(eyes[1] - points[_CHIN, 1])
-    distance = 1.2 * unit / math.tan(math.radians(_CLOSE_FOV_DEG) / 2)
-    middle = (float(eyes[0]), float(eyes[1]) - 0.1 * unit, float(points[:, 2].mean()))
+    eyes = points[EYES].mean(0)
+    unit = float(eyes[1] - points[CHIN, 1])
+    distance = HALF * unit / math.tan(math.radians(_CLOSE_FOV_DEG) / 2)
+    middle = (float(eyes[0]), float(eyes[1]) - BELOW * unit, float(points[:, 2].mean()))
     return orbit(torch.tensor([yaw_deg]), 0.0, distance, middle, _CLOSE_FOV_DEG)
 
 

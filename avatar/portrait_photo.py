@@ -11,11 +11,10 @@ from torch.nn.functional import grid_sample, interpolate
 
 from assets.image import read_image
 from avatar.portrait_draw import PortraitInputs
-from avatar.portrait_like import PointReader
+from avatar.portrait_like import BELOW, CHIN, EYES, HALF, PointReader
 from avatar.progress import Progress
 
 CUT = "the photo was cut to head and neck, as the shipped model draws"
-_EYES, _CHIN = slice(36, 48), 8
 _SMALLEST = 16  # px a side
 _SIDE = 512  # px; what lies beyond the photo is as its edge
 
@@ -24,14 +23,14 @@ def cut_to_head(
     photo: Float[Tensor, "1 3 H W"], points: Float[Tensor, "68 2"]
 ) -> Float[Tensor, "1 3 S S"]:
     """The square round a face that `frame_close` shows of a head; points are the 68, px."""
-    eyes = points[_EYES].mean(0)
-    unit = float(points[_CHIN, 1] - eyes[1])
+    eyes = points[EYES].mean(0)
+    unit = float(points[CHIN, 1] - eyes[1])
     if unit <= 0:
         raise ValueError("the chin is above the eyes; give the photo upright")
-    half = 1.2 * unit
+    half = HALF * unit
     along = half * ((torch.arange(_SIDE) + 0.5) / _SIDE * 2 - 1)
     x = (float(eyes[0]) + along) / photo.shape[-1] * 2 - 1
-    y = (float(eyes[1]) + 0.1 * unit + along) / photo.shape[-2] * 2 - 1
+    y = (float(eyes[1]) + BELOW * unit + along) / photo.shape[-2] * 2 - 1
     grid = torch.stack([x[None].expand(_SIDE, -1), y[:, None].expand(-1, _SIDE)], dim=-1)[None]
     shrunk, share = photo, 2 * half / _SIDE  # photo's pixels for one
     if share > 1:

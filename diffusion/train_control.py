@@ -56,6 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Path:
     """Read pictures and conditions, train, write the folder."""
+    from diffusion.fingerprint import model_hash
     from diffusion.load import load_pipeline
     from diffusion.train_files import rows_of, write_network
     from diffusion.train_latents import CaptionedLatents, checksums_of, latents_of
@@ -92,7 +93,8 @@ def run(options: argparse.Namespace) -> Path:
     lessons = CaptionedLatents(latents, ids, token_ids(pipeline.tokenizer, [""])[0], scale)
     net = portrait_control(pipeline.unet).to(device).requires_grad_(True).train()
     weights = dict(net.named_parameters())
-    told = {"pictures": len(found), "model": sums, "descent": config.descent, "seed": config.seed}
+    told = {"pictures": len(found), "model": model_hash(options.model)}
+    told |= {"descent": config.descent, "seed": config.seed}
     training = Run(options.run, weights, config, told)
     scheduler = training_scheduler(pipeline.scheduler.config)
     log.info(

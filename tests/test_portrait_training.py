@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from tiny_portrait import TINY, train_tiny, trained, write_colours
 
@@ -174,6 +174,22 @@ def test_a_unet_starts_from_one_for_other_latents_but_for_what_meets_them(model)
     for name, weight in unet.state_dict().items():
         meets = name.startswith(("conv_in.", "conv_out."))
         assert torch.equal(weight, fresh[name] if meets else known[name])
+
+
+def test_a_unet_starts_from_one_that_heard_no_whole_prompts(model, tmp_path, generator):
+    before = load_pipeline(model)
+    settings = {**before.unet.config, "addition_embed_type": None}
+    before.unet = UNet2DConditionModel.from_config(settings)
+    before.save_pretrained(tmp_path)
+    with seeded(4):
+        text, unet = portrait_text_encoder(TINY, before.tokenizer), portrait_unet(TINY)
+    train_portrait._start_from(tmp_path, text, unet)
+    noisy = torch.randn(2, 4, 2, 2, generator=generator)
+    heard = torch.randn(2, 9, 32, generator=generator)
+    with torch.no_grad():  # what is new says nothing yet
+        torch.testing.assert_close(
+            unet(noisy, 500, heard).sample, before.unet(noisy, 500, heard).sample
+        )
 
 
 @pytest.mark.parametrize("side", SIZES)
