@@ -270,11 +270,10 @@ def draw_take(person: Wish, rng: np.random.Generator) -> Wish:
     clothes = one_of(CLOTH)
     place = one_of(("studio", "plain", "gradient", "mottled", "place"),
                    (0.28, 0.27, 0.06, 0.06, 0.33))  # fmt: skip
-    hat = bool(rng.random() < 0.08)
     return dataclasses.replace(
         person,
         glasses=one_of(("", "glasses", "sunglasses"), (0.72, 0.2, 0.08)),
-        hat=hat,
+        hat=False,  # drawn hats are flat: a model that learns them draws them so
         clothes_color=clothes,
         stripes=one_of([color for color in CLOTH if color != clothes])
         if rng.random() < 0.15

@@ -15,6 +15,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor
 
 from assets.errors import AssetError
+from assets.weights import load_weights
 from diffusion.train_options import accelerator_of, add_run_options, run_config
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--cache", type=Path, help="folder of read pictures; RUN by default")
     add("--model", type=Path, required=True, help="the portrait model's folder")
+    add("--start", type=Path, help="a ControlNet's folder to go on from, as an older model's")
     add("--dropout", type=float, default=0.3, help="share of captions left empty")
     add("--middle", type=float, default=0.5, help="share of timesteps drawn from the middle")
     add("--ship", action="store_true", help="write it under assets/portrait-control at the end")
@@ -91,7 +93,10 @@ def run(options: argparse.Namespace) -> Path:
     ids = token_ids(pipeline.tokenizer, words).view(len(found), ways, 1, -1).expand(-1, -1, 2, -1)
     scale = float(pipeline.vae.config.scaling_factor)
     lessons = CaptionedLatents(latents, ids, token_ids(pipeline.tokenizer, [""])[0], scale)
-    net = portrait_control(pipeline.unet).to(device).requires_grad_(True).train()
+    net = portrait_control(pipeline.unet)
+    if options.start is not None:
+        _start_from(net, options.start)
+    net.to(device).requires_grad_(True).train()
     weights = dict(net.named_parameters())
     told = {"pictures": len(found), "model": model_hash(options.model)}
     told |= {"descent": config.descent, "seed": config.seed}
@@ -149,6 +154,13 @@ def run(options: argparse.Namespace) -> Path:
 
         ship_control(made, options.run / "loss.csv", len(found), last, config.seed)
     return made
+
+
+def _start_from(net: ControlNetModel, folder: Path) -> None:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise AssetError(f"{folder} holds no ControlNet; give RUN/{FOLDER} of this stage")
+    load_weights(net, files)
 
 
 def _preview(

@@ -86,7 +86,8 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
     with accelerator.main_process_first():
         pixels = pixels_of(found, shape.side, cache)
         sums = checksums_of(options.vae)
-        latents = latents_of(vae, pixels, sums[0], cache, mirror=options.mirror)
+        with accelerator.autocast():
+            latents = latents_of(vae, pixels, sums[0], cache, mirror=options.mirror)
         tokenizer = _tokenizer(options, everything, shape)
     with seeded(config.seed):
         text_encoder = portrait_text_encoder(shape, tokenizer)

@@ -59,6 +59,19 @@ def test_it_learns_what_conditions_show_where_words_say_nothing(model, pictures,
     assert steered > 0.3 * float((wanted["red"] - wanted["green"]).norm())
 
 
+def test_it_goes_on_from_an_older_one_and_says_where_there_is_none(model, pictures, tmp_path):
+    given = ("--model", str(model), "--batch", "2", "--rate", "1e-2")
+    older = trained(train_control, pictures, tmp_path / "old", *given, "--steps", "4")
+    same = trained(train_control, pictures, tmp_path / "new", *given, "--start", str(older),
+                   "--steps", "1", "--rate", "1e-9")  # fmt: skip
+    first, second = (
+        ControlNetModel.from_pretrained(folder).state_dict() for folder in (older, same)
+    )
+    assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
+    with pytest.raises(AssetError, match="holds no ControlNet"):
+        trained(train_control, pictures, tmp_path / "no", *given, "--start", str(tmp_path))
+
+
 def test_pictures_without_conditions_are_refused(model, pictures, tmp_path):
     alone = tmp_path / "alone"
     alone.mkdir()

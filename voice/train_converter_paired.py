@@ -64,6 +64,7 @@ class PairedTraining:
     judged_from: float = 0.5  # share of the run
     seed: int = 0
     save_every: int = 100
+    halves: bool = False  # compute in bfloat16, on processors that have it; weights stay whole
     weights: PairWeights = field(default_factory=PairWeights)
 
     def __post_init__(self) -> None:
@@ -181,7 +182,8 @@ def step(
         nets.generator.config.latent_dim,
         generator=generator,
     )
-    loss, figures, fake, style = paired_loss(nets, batch, config)
+    with _halves(config):
+        loss, figures, fake, style = paired_loss(nets, batch, config)
     if colours is not None:
         known = colours.components[batch.reference_clip]
         off = (style[:, : known.shape[1]] - known).abs().mean()
@@ -189,7 +191,8 @@ def step(
         loss = loss + config.weights.colour * off
     is_judged = progress >= config.judged_from
     if is_judged:
-        more, found = fooling_loss(nets, batch, fake, config)
+        with _halves(config):
+            more, found = fooling_loss(nets, batch, fake, config)
         loss = loss + more
         figures |= found
     loss.backward()  # type: ignore[no-untyped-call]
@@ -197,12 +200,17 @@ def step(
     done = apply_gradients(optimizers["converter"], rate, config.largest_norm)
     figures["skipped"] = float(not done)
     if is_judged:
-        real = nets.judge(batch.wanted[: config.own], batch.speaker[: config.own])
-        judged = judge_loss(real, nets.judge(fake.detach(), batch.speaker))
+        with _halves(config):
+            real = nets.judge(batch.wanted[: config.own], batch.speaker[: config.own])
+            judged = judge_loss(real, nets.judge(fake.detach(), batch.speaker))
         judged.backward()  # type: ignore[no-untyped-call]
         apply_gradients(optimizers["judge"], config.judge_rate * _shape(progress), 5.0)
         figures["judge"] = float(judged.detach())
     return figures
+
+
+def _halves(config: PairedTraining) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=config.halves)
 
 
 def _shape(progress: float) -> float:
@@ -219,7 +227,7 @@ def train_paired(
 ) -> dict[str, nn.Module]:
     """The averaged converter after the run, which goes on from its last checkpoint.
 
-    `begin` may fill the fresh networks.
+    `begin` may fill the fresh networks with those of a converter.
     """
     converters = nets.converters()
     colours = None
@@ -230,6 +238,7 @@ def train_paired(
         begin_with(colours, nets.generator, nets.style_encoder, nets.mapping_network)
     if begin is not None:
         begin(converters)
+        colours = None  # its styles have their own, which another corpus would give other numbers
     averaged = {n: copy.deepcopy(x).requires_grad_(False).eval() for n, x in converters.items()}
     colour = list(nets.generator.bands.parameters()) if nets.generator.config.residual else []
     known = {id(p) for p in colour}

@@ -90,6 +90,8 @@ def run_paired(options: argparse.Namespace) -> None:
         raise ValueError(
             "give --teacher FILE, what python -m voice.train teacher --export FILE wrote"
         )
+    if options.precision == "fp16":
+        raise ValueError("the recipe paired has no --precision fp16; give bf16 or no")
     corpus = Corpus.open(options.corpus)
     clips = PairedClips.of(corpus, planned_voices(corpus), leave_out=tuple(options.leave_out))
     pitch = load_f0(options.f0)
@@ -106,6 +108,7 @@ def run_paired(options: argparse.Namespace) -> None:
         batch=options.batch,
         frames=options.frames,
         seed=options.seed,
+        halves=options.precision == "bf16",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -115,10 +118,11 @@ def run_paired(options: argparse.Namespace) -> None:
     pairs = ParallelClips(clips, said, load_teacher(options.teacher))
 
     def begin(converters: dict[str, nn.Module]) -> None:
-        if options.start is not None:
-            start_from(options.start, converters)
+        start_from(options.start, converters)
 
-    averaged = train_paired(pairs, nets, options.run, config, begin)
+    averaged = train_paired(
+        pairs, nets, options.run, config, None if options.start is None else begin
+    )
     voices = voices_of(averaged, clips)
 
     def write(path: Path) -> list[Path]:

@@ -47,6 +47,14 @@ _HAIRS = {
     "silver": "grey",
     "white": "grey",
 }
+_OPEN = (
+    "a woman",
+    "a man",
+    "portrait of a young person",
+    "an old woman",
+    "a smiling man",
+    "a child",
+)
 _COLOURLESS = ("pencil", "clay", "neon")
 _COLOURED = ("skin", "hair_color", "clothes_color", "light_level")
 
@@ -213,7 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=Path, nargs="+", required=True)
     parser.add_argument("--model", type=Path, default=None, help="the shipped one by default")
     parser.add_argument("--prompts", type=int, default=72)
-    parser.add_argument("--seeds", type=int, default=8, help="of each of six prompts")
+    parser.add_argument("--seeds", type=int, default=8, help="of each of twelve prompts")
     parser.add_argument("--minutes", type=float, default=4.0, help="of the classifier's training")
     parser.add_argument("--cfg", type=float, default=None)
     parser.add_argument("--classifier-only", action="store_true")
@@ -270,11 +278,12 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
     within = distances(train[sample], train)
     within.scatter_(1, sample[:, None], torch.inf)
     to_train = distances(small(drawn), train).amin(1)
-    seeds = torch.stack([
-        small(txt2img(pipeline, Recipe(prompt=words, batch=options.seeds, **how)))
-        for words in prompts[1:12:2]
-    ])  # fmt: skip
-    alike = [float(distances(s, s).sum() / (len(s) * (len(s) - 1))) for s in seeds]
+
+    def alike(words: str) -> float:
+        """How far pictures of one prompt are apart on average."""
+        seen = small(txt2img(pipeline, Recipe(prompt=words, batch=options.seeds, **how)))
+        return float(distances(seen, seen).sum() / (len(seen) * (len(seen) - 1)))
+
     across = distances(small(drawn), small(drawn))
     _grid(large, prompts, options.out)
     share = np.mean
@@ -287,7 +296,10 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
         "reconstructs": round(float(share(codes)), 3),
         "reconstructs, but for pencil, clay and neon": round(
             float(share([a for a, b in zip(codes, drawings, strict=True) if not b])), 3),
-        "diversity over seeds / of renders": round(float(share(alike)) / spread, 3),
+        "diversity over seeds of prompts that leave much open / of renders": round(
+            float(share([alike(words) for words in _OPEN])) / spread, 3),
+        "diversity over seeds of prompts that say everything / of renders": round(
+            float(share([alike(words) for words in prompts[1:12:2]])) / spread, 3),
         "diversity over prompts / of renders": round(
             float(across.sum()) / (len(drawn) * (len(drawn) - 1)) / spread, 3),
         "nearest training picture / nearest within training": round(
