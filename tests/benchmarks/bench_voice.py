@@ -8,7 +8,8 @@ there) and a classical shift of pitch and formants (PSOLA), with the columns
   PESQ     wideband, resynthesis alone (others are not aligned in pitch)
   target, source  cosine of resemblyzer's embeddings to a clip of the target and to the source
   nearer   share of conversions nearer to the target than to the source
-  F0       correlation of log pitch with the source's where both are voiced
+  F0       correlation of log pitch with the source's where both are voiced (librosa's pYIN);
+           also without frames that slipped by half an octave or more, and the share of those
   off      semitones between the median pitches of the conversion and of the target's speaker
   errors   word errors of pocketsphinx over those of the source, on clips whose text is known
 
@@ -31,6 +32,7 @@ from types import ModuleType
 # before torch is loaded: its idle threads would spin on the core that is measured
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import librosa
 import numpy as np
 import torch
 
@@ -67,7 +69,7 @@ class Row:
 
     def mean(self, column: str) -> str:
         values = self.figures.get(column)
-        return f"{np.mean(values):8.3f}" if values else "       -"
+        return f"{np.mean(values):9.3f}" if values else "        -"
 
 
 class Judges:
@@ -128,15 +130,39 @@ def _numbers(words: Sequence[str], others: Sequence[str]) -> tuple[list[int], li
     return [table[word] for word in words], [table[word] for word in others]
 
 
-def pitch_correlation(real: np.ndarray, other: np.ndarray) -> float:
-    """Of log pitch where both are voiced; NaN with under 20 such frames."""
-    first, second = pitch_track(real.astype(np.float64)), pitch_track(other.astype(np.float64))
+def pitches_together(real: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """How alike two melodies are, by pYIN; nothing with under 20 frames voiced in both.
+
+    Correlations of log pitch, and the share of frames half an octave or more from the usual
+    distance: slips of a voice or of pYIN, a few of which bring the first correlation down.
+    """
+    first, second = _pyin(real), _pyin(other)
     count = min(len(first), len(second))
     first, second = first[:count], second[:count]
     both = (first > 0) & (second > 0)
     if both.sum() < 20:
-        return float("nan")
-    return float(np.corrcoef(np.log(first[both]), np.log(second[both]))[0, 1])
+        return {}
+    first, second = np.log2(first[both]), np.log2(second[both])
+    off = second - first
+    slips = np.abs(off - np.median(off)) > 0.5
+    return {
+        "F0": float(np.corrcoef(first, second)[0, 1]),
+        "but slips": float(np.corrcoef(first[~slips], second[~slips])[0, 1]),
+        "slips": float(slips.mean()),
+    }
+
+
+def _pyin(sound: np.ndarray) -> np.ndarray:
+    """Pitch of speech in Hz every 12.5 ms; 0 where unvoiced."""
+    hertz, voiced, _ = librosa.pyin(
+        sound.astype(np.float32),
+        fmin=60,
+        fmax=500,
+        sr=SAMPLE_RATE,
+        frame_length=2048,
+        hop_length=300,
+    )
+    return np.where(voiced, hertz, 0.0)
 
 
 def classical(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -182,7 +208,8 @@ def measure(
     """Add one clip's figures."""
     for name, value in judges.dnsmos(sound).items():
         row.add(name, value)
-    row.add("F0", pitch_correlation(source, sound))
+    for name, value in pitches_together(source, sound).items():
+        row.add(name, value)
     if text and (heard := judges.words(sound)) is not None:
         wanted = _words(text)
         row.add("words wrong", edits(*_numbers(heard, wanted)) / len(wanted))
@@ -211,6 +238,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="which voice each source goes to")
     parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--each", action="store_true", help="print every conversion by itself too")
     parser.add_argument("--save", type=Path, help="write the sounds into this folder")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -271,6 +299,10 @@ def main() -> None:
             row = rows.setdefault(name, Row(name))
             other = None if name == "vocoder" else target
             measure(row, sound, source, other, clip.text, judges)
+            if options.each and name == "conversion" and plan:
+                shown = {column: values[-1] for column, values in row.figures.items()}
+                told = " ".join(f"{column} {value:.2f}" for column, value in shown.items())
+                print(f"{clip.corpus} {clip.speaker} -> {plan.name}: {told}", flush=True)
             if name == "vocoder":
                 row.add("PESQ", judges.pesq(source[: len(sound)], sound))
                 pair = (samples[:, : len(sound)], torch.from_numpy(sound).float()[None])
@@ -287,8 +319,11 @@ def main() -> None:
 
 def report(rows: dict[str, Row], spent: dict[str, float], heard_s: float) -> None:
     """Print the table."""
-    columns = ("OVRL", "SIG", "BAK", "PESQ", "mel dB", "target", "source", "nearer", "F0", "off")
-    print("            " + "".join(f"{c:>9}" for c in (*columns, "errors", "real time")))
+    columns = (
+        *("OVRL", "SIG", "BAK", "PESQ", "mel dB", "target", "source", "nearer"),
+        *("F0", "but slips", "slips", "off"),
+    )
+    print("            " + "".join(f"{c:>10}" for c in (*columns, "errors", "real time")))
     base = rows["source"].figures.get("words wrong")
     for name, row in rows.items():
         wrong = row.figures.get("words wrong")
