@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ def write_network(network: Any, folder: Path, dtype: torch.dtype = torch.float32
     """A folder with one network of diffusers, as an autoencoder or a ControlNet."""
     with replacing_folder(folder) as making, loading(str(folder), whole=False):
         _as(network, dtype).save_pretrained(making, max_shard_size=_SHARD)
+        _forget_places(making)
 
 
 def read_vae(folder: Path) -> AutoencoderKL:
@@ -91,6 +93,7 @@ def write_model(pipeline: StableDiffusionPipeline, folder: Path) -> list[Path]:
     )
     with replacing_folder(folder) as making, loading(str(folder), whole=False):
         half.save_pretrained(making, max_shard_size=_SHARD)
+        _forget_places(making)
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
@@ -107,6 +110,14 @@ def rows_of(pixels: UInt8[np.ndarray, "N 3 H W"], rows: Tensor) -> UInt8[np.ndar
     for place in order:
         out[place] = pixels[int(rows[place])]
     return out
+
+
+def _forget_places(folder: Path) -> None:
+    """Take out of the configs where a network was read from: it is nobody's business elsewhere."""
+    for path in folder.rglob("*config.json"):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _as(network: Any, dtype: torch.dtype) -> Any:

@@ -29,19 +29,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--crop", type=int, default=0, help="pixels a side of the pieces to learn from; 0: wholes")
     add("--vae", type=Path, help="autoencoder whose faults it is to mend")
     add("--vae-share", type=float, default=0.5, help="of the pictures that go through it")
-    add(
-        "--noise",
-        type=float,
-        default=0.0,
-        help="on its latents, of their spread, as samplers leave",
-    )
-    add(
-        "--judge",
-        type=float,
-        default=0.0,
-        help="weight of a network that tells pictures from made ones",
-    )
-    add("--judge-from", type=float, default=0.3, help="share of the run that comes before")
     add("--width", type=int, default=48)
     add("--blocks", type=int, default=8)
     add("--ship", action="store_true", help="write it under assets/portrait at the end")
@@ -52,7 +39,6 @@ def run(options: argparse.Namespace) -> Path:
     """Read the pictures, train, write the network."""
     from assets.weights import write_tensors
     from diffusion.train_files import read_vae, rows_of, write_sheet
-    from diffusion.train_judge import Judge, judged
     from diffusion.train_pictures import Captioned, list_pictures, pixels_of, to_floats
     from diffusion.train_run import Run, descend, generator_at
     from diffusion.train_shapes import seeded
@@ -70,16 +56,10 @@ def run(options: argparse.Namespace) -> Path:
     vae = None if options.vae is None else read_vae(options.vae).to(device).requires_grad_(False)
     with seeded(config.seed):
         net = Upscaler(options.width, options.blocks)
-        judge = Judge()
     net.to(device)
-    judge.to(device)
     told = {"pictures": len(found), "size": options.size, "width": options.width}
     told |= {"blocks": options.blocks, "seed": config.seed}
-    weights = dict(net.named_parameters())
-    if options.judge:
-        told |= {"judge": options.judge, "noise": options.noise}
-        weights |= {f"judge.{name}": weight for name, weight in judge.named_parameters()}
-    training = Run(options.run, weights, config, told)
+    training = Run(options.run, dict(net.named_parameters()), config, told)
 
     def batch_of(number: int) -> Tensor:
         generator = generator_at(config.seed, number)
@@ -90,39 +70,25 @@ def run(options: argparse.Namespace) -> Path:
     batches = Ahead(batch_of, accelerator.num_processes)
 
     @torch.no_grad()
-    def shrunk(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def shrunk(images: Tensor) -> Tensor:
         """Half the size; the first of the batch as the autoencoder gives them back."""
         small = F.interpolate(images, scale_factor=0.5, mode="bicubic", antialias=True).clamp(0, 1)
         if vae is None:
             return small
         first = math.ceil(options.vae_share * len(small))
         latents = vae.encode(small[:first] * 2 - 1).latent_dist.mean
-        if options.noise and generator is not None:
-            # as much as the sampler left is another number for every picture
-            chance = torch.randn(latents.shape, generator=generator)
-            share = options.noise * torch.rand(first, 1, 1, 1, generator=generator)
-            spread = latents.std((0, 2, 3), keepdim=True)
-            latents = latents + spread * (share * chance).to(latents)
         copied = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
         return torch.cat([copied.to(small), small[first:]])
 
     def loss_of(number: int) -> tuple[Tensor, dict[str, Tensor]]:
         images = batches(number).to(device)
         with accelerator.autocast():
-            small = shrunk(images, generator_at(config.seed + 1, number))
+            small = shrunk(images)
             made = net(small).float()
             plain = F.interpolate(small.float(), scale_factor=2, mode="bicubic")
         error = (made - images).abs().mean()
         bicubic = (plain.clamp(0, 1) - images).abs().mean()
-        loss, figures = error + edge_error(made, images), {"pixels": error.detach()}
-        if options.judge:
-            # absolute errors alone choose the middle of what may be there, which is a blur
-            now = training.step >= options.judge_from * config.steps
-            with accelerator.autocast():
-                fooled, own = judged(judge, made * 2 - 1, images * 2 - 1)
-            loss = loss + own - (options.judge * fooled if now else 0.0)
-            figures["judge"] = own.detach()
-        return loss, {**figures, "bicubic": bicubic}
+        return error + edge_error(made, images), {"pixels": error.detach(), "bicubic": bicubic}
 
     shown = to_floats(rows_of(pixels, torch.arange(min(6, len(pixels))))) / 2 + 0.5
     file = Path(options.run) / "upscaler.safetensors"

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.train_judge import Judge, judged
 from diffusion.train_options import accelerator_of, add_run_options, run_config
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,23 @@ class VaeConfig:
     judge_from: float = 0.5  # share of the steps that come before
 
 
+class Judge(nn.Module):
+    """Tells real patches from copied ones (Isola et al. 2017, section 3.2.2): above 0 is real."""
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        widths = (width, 2 * width, 4 * width)
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 4, 2, 1), nn.GroupNorm(4, after), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """A verdict for each patch."""
+        found: Tensor = self.layers(images)
+        return found
+
+
 def edge_error(made: Tensor, wanted: Tensor, scales: int = 3) -> Tensor:
     """The mean difference of neighbours' differences, summed over halved sizes."""
     total = made.new_zeros(())
@@ -64,7 +81,11 @@ def vae_loss(
     *,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What autoencoder and judge descend together, and its parts."""
+    """What autoencoder and judge descend together, and its parts.
+
+    The judge's verdict reaches the autoencoder through a frozen twin, so that one backward pass
+    serves both.
+    """
     found = vae.encode(images).latent_dist
     spread = found.mean.detach().std((0, 2, 3), keepdim=True)
     noise = torch.randn(found.mean.shape, generator=generator).to(found.mean)
@@ -80,8 +101,11 @@ def vae_loss(
     loss = loss + config.colours * parts["colours"]
     parts["judge"] = loss.new_zeros(())
     if judge is not None:
-        fooled, parts["judge"] = judged(judge, made, images)
-        loss = loss - config.judge * fooled + parts["judge"]
+        frozen = {name: weight.detach() for name, weight in judge.named_parameters()}
+        fooled: Tensor = torch.func.functional_call(judge, frozen, (made,))
+        real, copied = judge(images), judge(made.detach())
+        parts["judge"] = F.relu(1 - real).mean() + F.relu(1 + copied).mean()
+        loss = loss - config.judge * fooled.mean() + parts["judge"]
     return loss, {name: value.detach() for name, value in parts.items()}
 
 
@@ -237,12 +261,10 @@ def run(options: argparse.Namespace, shape: Any = None) -> Path:
 
     def loss_of(number: int) -> tuple[Tensor, dict[str, Tensor]]:
         images = batches(number).to(device)
-        is_judged = settings.judge and training.step >= settings.judge_from * config.steps
+        judged = settings.judge and training.step >= settings.judge_from * config.steps
         generator = generator_at(config.seed + 1, number)
         with accelerator.autocast():
-            return vae_loss(
-                vae, judge if is_judged else None, images, settings, generator=generator
-            )
+            return vae_loss(vae, judge if judged else None, images, settings, generator=generator)
 
     shown = to_floats(rows_of(pixels, torch.arange(min(8, len(pixels)))))
 

@@ -16,9 +16,7 @@ from tiny_portrait import TINY, train_tiny, trained, write_colours
 
 from assets.errors import AssetError
 from assets.image import write_image
-from assets.weights import read_tensors
 from diffusion import Recipe, load_pipeline, train_portrait, train_upscaler, train_vae, txt2img
-from diffusion.train_judge import Judge, judged
 from diffusion.train_latents import CaptionedLatents
 from diffusion.train_pictures import (
     Captioned,
@@ -293,7 +291,7 @@ def test_the_middle_square_is_kept_and_pixels_are_read_once(tmp_path):
 
 def test_the_judge_moves_the_autoencoder_but_its_own_weights_only_by_its_own_loss(generator):
     torch.manual_seed(0)
-    vae, judge = portrait_vae(TINY), Judge(8)
+    vae, judge = portrait_vae(TINY), train_vae.Judge(8)
     images = torch.rand(2, 3, 16, 16, generator=generator) * 2 - 1
 
     def gradients(config):
@@ -326,24 +324,6 @@ def test_an_upscaler_starts_at_bicubic_and_beats_it_on_what_it_has_seen(tmp_path
     plain = torch.nn.functional.interpolate(half, scale_factor=2, mode="bicubic").clamp(0, 1)
     made = enlarge(load_upscaler(file), half)
     assert (made - stripes).abs().mean() < 0.5 * (plain - stripes).abs().mean()
-
-
-def test_a_judge_pulls_an_upscaler_toward_what_it_takes_for_pictures(tmp_path, generator):
-    torch.manual_seed(0)
-    judge = Judge(8)
-    images = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
-    made = images.clone().requires_grad_()
-    fooled, own = judged(judge, made, images)
-    assert float(own.detach()) == pytest.approx(2.0, abs=0.2)  # it cannot tell equals apart
-    (wanted,) = torch.autograd.grad(fooled, made)
-    better = made.detach() + wanted / wanted.norm()
-    assert judge(better).mean() > judge(images).mean()
-    write_image(tmp_path / "a.png", images[:1] / 2 + 0.5)
-    file = trained(train_upscaler, tmp_path, tmp_path / "run", "--steps", "6", "--batch", "1",
-                   "--size", "32", "--width", "8", "--blocks", "1", "--judge", "0.1",
-                   "--judge-from", "0.5")  # fmt: skip
-    assert "judge" in (tmp_path / "run" / "loss.csv").read_text().splitlines()[0]
-    assert "judge" not in "".join(read_tensors(file))  # a help in training, not shipped
 
 
 def test_what_is_too_large_for_the_package_is_not_shipped(model, tmp_path):

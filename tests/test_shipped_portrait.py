@@ -62,6 +62,8 @@ def test_it_is_a_stable_diffusion_folder_in_small_shards():
     assert max(sizes) < 16_000_000 and sum(sizes) < 80_000_000
     for name in (FOLDER, UPSCALER):
         assert shipped_model(name).fault() is None
+    told = [path.read_text(encoding="utf-8") for path in PLACE.rglob("*config.json")]
+    assert len(told) >= 4 and not any("_name_or_path" in text for text in told)
     pipeline = load_pipeline(PLACE)
     assert pipeline.vae_scale_factor == 8
     assert pipeline.unet.config.sample_size * 8 == SIDE
