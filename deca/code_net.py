@@ -33,7 +33,7 @@ from flame.records import TensorRecord
 from flame.rotation import matrix_to_axis_angle
 
 SHIPPED_ENCODER = "encoder/encoder.safetensors"
-CODE_SIDE = 112  # px of the crop
+CODE_SIDE = 128  # px of a new network's crop
 CODE_VIEW = 1.05  # the crop's side over the bounding square of the points
 N_ALBEDO = 43
 N_WEIGHTS = 52
@@ -137,6 +137,11 @@ class CodeNet(nn.Module):
             )
         return self.finder, self.skin
 
+    @property
+    def side(self) -> int:
+        """Pixels of its crops."""
+        return self.landmarks.config.side
+
     def flip(self) -> CodeFlip:
         """How mirroring a crop changes the answer."""
         return CodeFlip(self.landmarks.flip, self.shape_mirror, *_mirrored_names())
@@ -146,8 +151,11 @@ class CodeNet(nn.Module):
         return [self.config.n_shape, N_WEIGHTS, 6, 1, N_ALBEDO, 27]
 
     def forward(self, crops: Float[Tensor, "B 3 K K"]) -> CodeAnswer:
-        """Codes of crops 0..1, K = CODE_SIDE, of CODE_VIEW round a face; keeps gradients."""
-        features = self.landmarks.backbone(crops * 2 - 1)
+        """Codes of crops 0..1, K = `side`, of CODE_VIEW round a face; keeps gradients."""
+        return self.read(self.landmarks.backbone(crops * 2 - 1), crops)
+
+    def read(self, features: Float[Tensor, "B C"], crops: Float[Tensor, "B 3 K K"]) -> CodeAnswer:
+        """The answer that the backbone's features of crops give."""
         points, neck = self.landmarks.read(features)
         varied = (normal_points(points.mean) - self.point_mean) @ self.point_axes
         seen = torch.cat([self.trunk(features), neck, varied.clamp(-6, 6)], dim=1)

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deca.code_net import (
-    CODE_SIDE,
     CODE_VIEW,
     CodeNet,
     codes_of,
@@ -92,7 +91,7 @@ def encode_box(
     finder, skin = net.complete()
     found = face_points(image, box, finder, passes=passes, roll_rad=roll_rad)
     center, side, roll = crop_of(torch.cat([found.points68, found.points], dim=1)[0])
-    crop = crop_square(image, center, CODE_VIEW * side, CODE_SIDE, roll)
+    crop = crop_square(image, center, CODE_VIEW * side, net.side, roll)
     both, flip = net(torch.cat([crop.image, crop.image.flip(-1)])), net.flip()
     answer = mean_answer(both[:1], mirrored_answer(both[1:], flip))
     # what was found out on few faces is not the same left and right
@@ -100,7 +99,7 @@ def encode_box(
     answer = dataclasses.replace(answer, weights=settled(answer.weights, sigma))
     codes = codes_of(answer, flame, net.landmarks.points)
     codes = exposed(codes, crop.image, flame, skin)
-    points = crop.picture_points(answer.landmarks.mean[0] * CODE_SIDE)[None]
+    points = crop.picture_points(answer.landmarks.mean[0] * net.side)[None]
     sigmas = answer.landmarks.log_sigma.exp() * CODE_VIEW * side
     landmarks = dataclasses.replace(
         found,

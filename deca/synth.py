@@ -68,10 +68,13 @@ class Shot:
 class Studio:
     """Photographs random people; the same generator state gives the same pictures."""
 
-    def __init__(self, flame: Flame, wardrobe: Wardrobe, side: int = SIDE) -> None:
+    def __init__(
+        self, flame: Flame, wardrobe: Wardrobe, side: int = SIDE, view: float = VIEW
+    ) -> None:
         self.flame = flame
         self.wardrobe = wardrobe
         self.side = side
+        self.view = view
         self.points: LandmarkPoints = landmark_points(flame)
         self._head = flame.head(torch.zeros(flame.n_shape))
         self._skins = Skins(wardrobe.albedo)
@@ -145,7 +148,7 @@ class Studio:
     ) -> Shot:
         head = verts[: len(self.flame.template)]
         in_space = self.points.on(head[None])
-        camera = draw_camera(in_space[0], VIEW, generator=generator)
+        camera = draw_camera(in_space[0], self.view, generator=generator)
         lamp = draw_lamp(more)
         lights = spread_key(draw_lights(generator=generator), lamp)
         size = (self.side, self.side)
@@ -247,10 +250,10 @@ def shots(studio: Studio, count: int, *, seed: int, takes: int = 4) -> Iterator[
         yield from studio.shoot(min(takes, count - person * takes), generator=generator)
 
 
-def open_studio(side: int = SIDE) -> Studio:
-    """A studio with the shipped head and outfit."""
+def open_studio(side: int = SIDE, view: float = VIEW) -> Studio:
+    """A studio with the shipped head and outfit, for pictures `view` times as wide as a face."""
     wardrobe = make_wardrobe(load_outfit(), generator=torch.Generator().manual_seed(0))
-    return Studio(load_head(), wardrobe, side)
+    return Studio(load_head(), wardrobe, side, view)
 
 
 if __name__ == "__main__":

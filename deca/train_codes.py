@@ -29,11 +29,13 @@ from deca.code_net import (
     normal_points,
     save_code_net,
 )
+from deca.code_net_grow import grown
 from deca.exposure import skin_samples
 from deca.landmark_points import LandmarkPoints
 from deca.landmarks import LandmarkNet, load_landmark_net, negative_log_likelihood
 from deca.synth import open_studio
 from deca.train_codes_data import (
+    PEOPLE_VIEW,
     Crops,
     People,
     Truth,
@@ -65,6 +67,7 @@ class CodeTraining(TrainingConfig):
     backgrounds: int = 500
     # of the crops, beside those that come by chance: drawn faces are livelier than people's are
     still_share: float = 0.3
+    halves: bool = False  # filters in bfloat16, on processors that have it
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +106,9 @@ def face_metric(flame: Flame, points: LandmarkPoints, n_shape: int) -> Metric:
 
 
 def loss_of(
-    net: CodeNet, crops: Tensor, truth: Truth, weights: Tensor, metric: Metric
-) -> tuple[Tensor, dict[str, Tensor], CodeAnswer]:
-    """Training loss, and figures: points in crop units, identity and expression in mm."""
-    answer = net(crops)
+    net: CodeNet, answer: CodeAnswer, truth: Truth, weights: Tensor, metric: Metric
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Training loss, and figures: points in crop units, identity and expression in mm squared."""
     count = truth.is_face.sum().clamp(min=1)
 
     def mean(value: Tensor) -> Tensor:
@@ -154,7 +156,7 @@ def loss_of(
         "albedo": albedo.detach(),
         "light": light_loss.detach(),
     }
-    return loss, figures, answer
+    return loss, figures
 
 
 def untrained(landmarks: LandmarkNet) -> CodeNet:
@@ -221,13 +223,18 @@ def train(
     net, points = start, start.landmarks.points
     averaged = CodeNet(LandmarkNet(points, net.landmarks.config), net.config)
     flip = code_flip(flame, points, flame.n_shape)
-    crops = Crops(people, points, flip, config.seed, config.backgrounds, config.still_share)
+    crops = Crops(
+        people, points, flip, net.side, config.seed, config.backgrounds, config.still_share
+    )
     averaged.skin = net.skin
     weights, metric = point_weights(points), face_metric(flame, points, net.config.n_shape)
 
     def loss(images: Tensor, truth: Truth) -> tuple[Tensor, dict[str, Tensor]]:
         images = images.contiguous(memory_format=torch.channels_last)
-        return loss_of(net, images, truth, weights, metric)[:2]
+        # coordinates need all their digits, filters do not
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=config.halves):
+            features = net.landmarks.backbone(images * 2 - 1)
+        return loss_of(net, net.read(features.float(), images), truth, weights, metric)
 
     def save(averaged: CodeNet) -> None:
         if export is not None:
@@ -249,14 +256,18 @@ def train(
 
 def _groups(net: CodeNet, config: CodeTraining) -> list[dict[str, object]]:
     """Parameters and their share of the rate; what is trained already moves less."""
-    trained = [*net.landmarks.backbone.parameters(), *net.landmarks.neck.parameters()]
+    points = net.landmarks
+    trained = [*points.backbone.parameters(), *points.neck.parameters()]
     # its columns are the labels' own axes already
-    slow = [*net.landmarks.mean_head.parameters()]
-    old = {id(parameter) for parameter in (*trained, *slow)}
+    slow = [*points.mean_head.parameters()]
+    last = [net.head, net.tones[-1], points.code_head, points.sigma_head, points.face_head]
+    answers = [parameter for layer in last for parameter in layer.parameters()]
+    old = {id(parameter) for parameter in (*trained, *slow, *answers)}
     new = [parameter for parameter in net.parameters() if id(parameter) not in old]
     return [
-        {"params": new, "share": 1.0},
-        {"params": trained, "share": config.trained_share},
+        {"params": new, "share": 1.0, "orthogonal": True},
+        {"params": answers, "share": 1.0},
+        {"params": trained, "share": config.trained_share, "orthogonal": True},
         {"params": slow, "share": 0.02},
     ]
 
@@ -268,7 +279,7 @@ def held_out(
     """Figures on people never trained on, and the residuals that become a refinement's prior."""
     points = net.landmarks.points
     flip = code_flip(flame, points, flame.n_shape)
-    crops = Crops(people, points, flip, seed, 60)
+    crops = Crops(people, points, flip, net.side, seed, 60)
     metric = face_metric(flame, points, net.config.n_shape)
     generator = torch.Generator().manual_seed(seed)
     shape, weights, nearly, total = [], [], [], []
@@ -277,7 +288,8 @@ def held_out(
     net.eval()
     for _ in range(batches):
         images, truth = crops.batch(64, 0.0, generator=generator)
-        _, found, answer = loss_of(net, images, truth, point_weights(points), metric)
+        answer = net(images)
+        _, found = loss_of(net, answer, truth, point_weights(points), metric)
         figures.append(found)
         off = answer.shape - truth.shape[:, : answer.shape.shape[1]]
         shape.append(off)
@@ -290,7 +302,7 @@ def held_out(
     net.shape_sigma.copy_(torch.cat(shape).square().mean(0).sqrt())
     net.weight_sigma.copy_(torch.cat(weights).square().mean(0).sqrt())
     result = {k: float(torch.stack([f[k] for f in figures]).mean()) for k in figures[0]}
-    result["points, crop px"] = result.pop("points") * CODE_SIDE
+    result["points, crop px"] = result.pop("points") * net.side
     result["identity over the mean face"] = float(
         torch.cat(nearly).mean() / torch.cat(total).mean()
     )
@@ -303,21 +315,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=0, help="render this many first")
     parser.add_argument("--export", type=Path, help="write the averaged network here as it learns")
     parser.add_argument("--start", type=Path, help="an encoder to go on from, as with a lower rate")
+    parser.add_argument("--grow", action="store_true", help="that, twice as wide, for larger crops")
+    parser.add_argument("--halves", action="store_true", help="filters in bfloat16")
     add_run_options(parser, CodeTraining, Path("out/codes"))
 
 
 def run(options: argparse.Namespace) -> None:
     """Render if asked, train, ship if asked."""
     torch.set_num_threads(options.threads)
-    studio = open_studio()
+    studio = open_studio(view=PEOPLE_VIEW)
     if options.count:
         render_people(studio, options.count, options.people, seed=options.seed)
     people, unseen = People(options.people, slice(1, None)), People(options.people, slice(0, 1))
-    config = CodeTraining(**chosen(options))
+    config = CodeTraining(**chosen(options), halves=options.halves)
     generator = torch.Generator().manual_seed(config.seed)
     if options.start is not None:
         net = load_code_net(studio.flame, options.start)
         net.finder = None  # only crops are learnt
+        if options.grow:
+            net = grown(net, generator=generator)
     else:
         with torch.random.fork_rng():
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))

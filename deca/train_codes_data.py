@@ -13,7 +13,7 @@ from torch import Tensor
 
 from assets.files import replacing
 from deca import synth_scene as scene
-from deca.code_net import CODE_SIDE, CODE_VIEW, CodeFlip, gaze_weights
+from deca.code_net import CODE_VIEW, CodeFlip, gaze_weights
 from deca.landmark_points import LandmarkPoints
 from deca.synth import Studio
 from deca.synth_degrade import FramingConfig, cut, degrade, framing
@@ -28,6 +28,8 @@ _TAKES = 2  # pictures a person: many people matter more than many pictures of e
 _CODES = ("points", "shape", "weights", "root", "neck", "scale", "fov", "albedo", "light")
 # as far off as a first network's points are
 _FRAMING = FramingConfig(CODE_VIEW, close_share=1.0, close=(0.035, 0.012, 3.0))
+# of the pictures' sides over the face's: the widest crop is just inside
+PEOPLE_VIEW = 1.32
 _STILL = 0.05  # largest weight of a face at rest
 _MILD = 0.5  # share of the crops that are as a good camera takes them
 
@@ -134,15 +136,16 @@ class Crops:
         people: People,
         points: LandmarkPoints,
         flip: CodeFlip,
+        side: int,
         seed: int,
         backgrounds: int,
         still_share: float = 0.0,
     ) -> None:
         self.people, self._still_share = people, still_share
         self._still = still_faces(people.codes["weights"]).nonzero()[:, 0]
-        self._points_flip, self._flip = points.flip, flip
+        self._points_flip, self._flip, self._side = points.flip, flip, side
         self._rng = np.random.default_rng(seed)
-        stock = [scene.random_background(CODE_SIDE, self._rng) for _ in range(backgrounds)]
+        stock = [scene.random_background(side, self._rng) for _ in range(backgrounds)]
         self._backgrounds = torch.from_numpy(np.stack(stock))
         self._fresh = 0
 
@@ -161,18 +164,16 @@ class Crops:
         matrix, points = framing(
             codes["points"], _FRAMING, flip=self._points_flip, generator=generator
         )
-        fresh = scene.random_background(CODE_SIDE, self._rng)
+        fresh = scene.random_background(self._side, self._rng)
         self._backgrounds[self._fresh % len(self._backgrounds)] = torch.from_numpy(fresh.copy())
         self._fresh += 1
         chosen = torch.randint(len(self._backgrounds), (size,), generator=generator)
         pictures[is_face == 0] = 0
         clean = cut(pictures, self._backgrounds[chosen], matrix)
-        crops = degrade(clean, generator=generator)
-        mild = torch.rand(size, 1, 1, 1, generator=generator) < _MILD
-        level = torch.exp(0.12 * torch.randn(size, 3, 1, 1, generator=generator).mean(1, True))
-        tint = torch.exp(0.04 * torch.randn(size, 3, 1, 1, generator=generator))
-        noise = 0.01 * torch.randn(clean.shape, generator=generator)
-        crops = torch.where(mild, (clean * level * tint + noise).clamp(0, 1), crops)
+        is_mild = torch.rand(size, generator=generator) < _MILD
+        crops = torch.empty_like(clean)
+        crops[is_mild] = _mildly_taken(clean[is_mild], generator)
+        crops[~is_mild] = degrade(clean[~is_mild], generator=generator)
         return crops, Truth(points, is_face, *self._turned(codes, matrix))
 
     def _turned(self, codes: dict[str, Tensor], matrix: Tensor) -> tuple[Tensor, ...]:
@@ -198,6 +199,17 @@ class Crops:
             codes["albedo"],
             without_exposure(torch.where(both[..., None], light * flip.light[:, None], light)),
         )
+
+
+def _mildly_taken(crops: Tensor, generator: torch.Generator) -> Tensor:
+    """What a good camera makes of crops: a little exposure, white balance and noise."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(len(crops), *shape, generator=generator)
+
+    level, tint = torch.exp(0.07 * normal(1, 1, 1)), torch.exp(0.04 * normal(3, 1, 1))
+    taken: Tensor = (crops * level * tint + 0.01 * normal(*crops.shape[1:])).clamp(0, 1)
+    return taken
 
 
 def without_exposure(light: Float[Tensor, "B 9 3"]) -> Float[Tensor, "B 9 3"]:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from assets.muon import Muon
 from deca.training import ahead, average, has_checkpoint, resume, save_checkpoint
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class TrainingConfig:
     ema: float = 0.998  # share of the averaged weights that a step keeps
     seed: int = 0
     save_every: int = 400
+    descent: str = "adam"  # or "muon", which takes fewer steps
 
 
 def descend(
@@ -57,7 +59,8 @@ def descend(
 ) -> _Net:
     """The averaged network after `config.steps`, or when `minutes` of this run are over.
 
-    Adam with decoupled weight decay; the rate falls as half a cosine by steps or by the clock,
+    Adam with decoupled weight decay, or Muon, which orthogonalizes the steps of those groups'
+    matrices that say "orthogonal"; the rate falls as half a cosine by steps or by the clock,
     whichever is ahead, times each group's "share". `make_batch` runs in a second thread and draws
     from `generator`, whose state goes into `checkpoint.safetensors` in the folder; a run that finds
     one goes on from it. `loss.csv` gets the figures, `save` the averaged network at each checkpoint
@@ -65,7 +68,7 @@ def descend(
     """
     folder.mkdir(parents=True, exist_ok=True)
     averaged.load_state_dict(net.state_dict())
-    optimizer = torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = _optimizer(groups, config)
     checkpoint = folder / "checkpoint.safetensors"
     step, spent = 0, 0.0
     if has_checkpoint(checkpoint):
@@ -116,6 +119,21 @@ def descend(
     return averaged.eval()
 
 
+def _optimizer(groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
+    """Adam, or Muon for the matrices of the groups that ask for it."""
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.descent == "adam":
+        plain = [{n: v for n, v in group.items() if n != "orthogonal"} for group in groups]
+        return torch.optim.AdamW(plain, rate, weight_decay=decay)
+    parted = []
+    for group in groups:
+        for many in (True, False):
+            params = [weight for weight in group["params"] if (weight.ndim > 1) is many]
+            turned = many and bool(group.get("orthogonal"))
+            parted.append({**group, "params": params, "orthogonal": turned})
+    return Muon([group for group in parted if group["params"]], rate, decay)
+
+
 def add_run_options(
     parser: argparse.ArgumentParser, config: type[TrainingConfig], folder: Path
 ) -> None:
@@ -124,6 +142,7 @@ def add_run_options(
     parser.add_argument("--steps", type=int, default=config.steps)
     parser.add_argument("--batch", type=int, default=config.batch)
     parser.add_argument("--rate", type=float, default=config.learning_rate)
+    parser.add_argument("--descent", choices=("adam", "muon"), default=config.descent)
     parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")
     parser.add_argument("--seed", type=int, default=config.seed)
     parser.add_argument("--threads", type=int, default=1, help="beside the one that makes batches")
@@ -137,6 +156,7 @@ def chosen(options: argparse.Namespace) -> dict[str, Any]:
         "batch": options.batch,
         "learning_rate": options.rate,
         "seed": options.seed,
+        "descent": options.descent,
     }
 
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from assets.errors import AssetError
-from deca.code_net import CODE_SIDE, load_code_net
+from deca.code_net import load_code_net
 from deca.detect import detect
 from deca.encode import encode_box
 from deca.official_crop import official_crop
@@ -62,7 +62,7 @@ def works() -> dict[str, Work]:
     encoding = encode_box(image, box, flame, net)
     params, points = encoding.codes.params, encoding.landmarks.points68[0]
     refiner = Refiner(flame, net.landmarks.points, load_outfit().albedo)
-    crops = torch.rand(2, 3, CODE_SIDE, CODE_SIDE, generator=torch.Generator().manual_seed(0))
+    crops = torch.rand(2, 3, net.side, net.side, generator=torch.Generator().manual_seed(0))
     crop = official_crop(image, points, "deca").image
     coarse, both = published(False), published(True)
 
