@@ -46,6 +46,10 @@ def portrait(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; the model's own.")] = None,
     batch: Annotated[int | None, typer.Option(help="How many, of seeds that follow.")] = None,
+    tries: Annotated[
+        int | None,
+        typer.Option(help="Draw so many, keep the one that fits best: the shipped model's 4."),
+    ] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to draw over.")] = None,
     strength: Annotated[
         float | None, typer.Option(help="0..1: how much of the picture changes; 0.75.")
@@ -154,7 +158,7 @@ def portrait(
     from avatar.progress import Progress
     from diffusion.metadata import read_record
     from diffusion.recipe import Recipe
-    from diffusion.shipped_portrait import usual
+    from diffusion.shipped_portrait import usual, usual_tries
 
     if check is not None:
         checked = check_picture(check)
@@ -226,7 +230,11 @@ def portrait(
         preview=preview,
         preview_decoder=preview_decoder,
     )
+    if tries is not None and not 1 <= tries <= 64:
+        raise ValueError(f"--tries {tries} must be from 1 to 64")
+    alone = (image, like, from_, toward, batch, hires, region)
     inputs = PortraitInputs(
+        tries=tries or usual_tries(model, plain=not any(alone)),
         model=model,
         image=image,
         mask=mask,

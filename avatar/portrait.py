@@ -21,6 +21,7 @@ from assets.image import read_image
 from assets.store import PACKAGE
 from avatar.portrait_draw import (
     PortraitInputs,
+    drawn_best,
     drawn_in_memory,
     open_pipeline,
     record_in_json,
@@ -40,6 +41,7 @@ from diffusion.shipped_portrait import (
     SAID,
     enlarged,
     fitted,
+    has_reader,
     is_installed,
     is_shipped,
     place_of,
@@ -106,9 +108,16 @@ def make_portraits(
             from diffusion.draw import size_of
 
             recipe = recipe.change(size=size_of(pipeline, recipe))
+        chosen_by: dict[str, Any] = {}
         with progress.stage("drawing"):
-            recipe, pictures = drawn_in_memory(pipeline, recipe, inputs, progress)
+            if inputs.tries > 1:
+                check_tries(recipe, inputs, source)
+                recipe, pictures, chosen_by = drawn_best(pipeline, recipe, inputs, progress)
+            else:
+                recipe, pictures = drawn_in_memory(pipeline, recipe, inputs, progress)
         model = record_in_json(pipeline)
+        if chosen_by:
+            model["chosen"] = chosen_by
         if is_shipped(source):
             pictures = enlarged(pictures)
             model["enlarged"] = SAID
@@ -160,6 +169,20 @@ def prepared(recipe: Recipe, inputs: PortraitInputs) -> tuple[Recipe, PortraitIn
         )
     check_extras(recipe.extras, extras)
     return _with_checksums(recipe.change(extras=extras), inputs), inputs
+
+
+def check_tries(recipe: Recipe, inputs: PortraitInputs, source: Path | str) -> None:
+    """Raise ValueError where there is nothing to choose from, or nobody who chooses."""
+    if not (is_shipped(source) and has_reader()):
+        raise ValueError(
+            f"--tries {inputs.tries} is for the shipped model, whose drawings the network "
+            "portrait-reader chooses from; leave --tries out, or --model"
+        )
+    if recipe.batch > 1 or inputs.image is not None or inputs.guide is not None:
+        raise ValueError(
+            f"--tries {inputs.tries} is for one picture of a prompt alone; leave out --batch, "
+            "--image and --like, or --tries"
+        )
 
 
 def chosen_model(recipe: Recipe, inputs: PortraitInputs) -> tuple[Recipe, Path | str]:

@@ -34,6 +34,7 @@ class PortraitInputs:
     device: str = "auto"
     compiled: bool = False
     only: int | None = None  # of the batch, the one picture that is written
+    tries: int = 1  # drawings, of which the one that fits the prompt best is written
     guide: HeadGuide | None = None  # the head that the pictures are of
     extras: PortraitExtras = PortraitExtras()  # noqa: RUF009 - frozen
 
@@ -90,6 +91,26 @@ def drawn_in_memory(
         found.append(pictures)
     whole = {name: getattr(recipe, name) for name in ("batch", "seed", "variation_seed")}
     return made.change(**whole), torch.cat(found)
+
+
+def drawn_best(
+    pipeline: Any, recipe: Recipe, inputs: PortraitInputs, progress: Progress
+) -> tuple[Recipe, Float[Tensor, "1 3 H W"], dict[str, Any]]:
+    """The best of several drawings by the shipped model, its recipe, and how it was chosen."""
+    from diffusion.shipped_portrait import READER, best_of, prompt_fits, tries_of
+
+    made = [
+        drawn_in_memory(pipeline, one, inputs, progress) for one in tries_of(recipe, inputs.tries)
+    ]
+    pictures = torch.cat([picture for _, picture in made])
+    fits = prompt_fits(pictures, recipe.prompt, pipeline.tokenizer)
+    best = best_of(fits)
+    told = {
+        "by": READER,
+        "fits": {str(made[k][0].seed): round(fit, 3) for k, fit in enumerate(fits)},
+        "asked seed": recipe.seed,
+    }
+    return made[best][0], pictures[best : best + 1], told
 
 
 def takes_prompts(pipeline: Any) -> bool:

@@ -162,13 +162,13 @@ def _painted(
 ) -> Source:
     from deca.synth_styles import stylize
     from diffusion import Recipe, load_pipeline, txt2img
-    from diffusion.shipped_portrait import FOLDER, NAME, UPSCALER, draw
+    from diffusion.shipped_portrait import FOLDER, NAME, READER, UPSCALER, draw, has_reader
 
     if str(model) == NAME:
         image = draw(prompt, seed)
         used = tuple(
             dataclasses.replace(shipped_use(name), name=f"portrait: the shipped model {name}")
-            for name in (FOLDER, UPSCALER)
+            for name in (FOLDER, UPSCALER, *((READER,) if has_reader() else ()))
         )
     else:
         image = txt2img(load_pipeline(model), Recipe(prompt=prompt, seed=seed))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,16 +16,22 @@ from assets.store import PACKAGE
 from diffusion.recipe import Recipe
 from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
 
+if TYPE_CHECKING:
+    from diffusion.caption_reader import CaptionReader
+
 NAME = "shipped"  # what it is called where a model is asked for
 # under assets/, and in its manifest
 FOLDER, UPSCALER, CONTROL = "portrait", "portrait-upscaler", "portrait-control"
+READER = "portrait-reader"
 SIDE = 128  # px that it draws; pictures are twice as large when they are written
 # usual; chance in every step mends what a small model gets wrong in the step before
 SAMPLER, STEPS, CFG = "Euler a", 40, 3.0
+TRIES = 4  # drawings of a prompt, of which the reader keeps one
 SAID = "drawn at 128 pixels and made twice as large by the network portrait-upscaler"
 _MODEL = PACKAGE / FOLDER
 _ENLARGER = PACKAGE / UPSCALER / "upscaler.safetensors"
 _CONTROL = PACKAGE / CONTROL
+_READER = PACKAGE / READER / "reader.safetensors"
 CONDITION = "face"  # what the ControlNet is shown
 
 
@@ -67,17 +75,53 @@ def usual(source: Path | str | None) -> dict[str, Any]:
     return {}
 
 
+def usual_tries(source: Path | str | None, *, plain: bool) -> int:
+    """How many drawings a picture is chosen from; `plain` is a prompt and nothing else."""
+    return TRIES if plain and has_reader() and usual(source) else 1
+
+
 def fitted(recipe: Recipe) -> Recipe:
     """A recipe in the size that the model draws, where it names none."""
     return recipe if recipe.size is not None else recipe.change(size=(SIDE, SIDE))
 
 
 def draw(prompt: str, seed: int) -> Float[Tensor, "1 3 H W"]:
-    """One portrait by the shipped model, with the settings that suit it, enlarged."""
+    """One portrait by the shipped model, with the settings that suit it, enlarged.
+
+    The best of several drawings, where the reader that chooses is installed.
+    """
     from diffusion import load_pipeline, txt2img
 
+    pipeline = load_pipeline(place_of(NAME))
     recipe = fitted(Recipe(prompt=prompt, seed=seed, sampler=SAMPLER, steps=STEPS, cfg=CFG))
-    return enlarged(txt2img(load_pipeline(place_of(NAME)), recipe))
+    if not has_reader():
+        return enlarged(txt2img(pipeline, recipe))
+    pictures = torch.cat([txt2img(pipeline, one) for one in tries_of(recipe, TRIES)])
+    best = best_of(prompt_fits(pictures, prompt, pipeline.tokenizer))
+    return enlarged(pictures[best : best + 1])
+
+
+def has_reader() -> bool:
+    """Whether the network is there that chooses among drawings."""
+    return _READER.is_file()
+
+
+def tries_of(recipe: Recipe, tries: int) -> list[Recipe]:
+    """Recipes of several drawings, of seeds that no other seed's drawings have."""
+    first = recipe.seed * tries % 2**32
+    return [recipe.change(seed=first + number) for number in range(tries)]
+
+
+def prompt_fits(pictures: Float[Tensor, "B 3 H W"], prompt: str, tokenizer: Any) -> list[float]:
+    """How well each drawing shows a prompt: log likelihoods, comparable among them."""
+    from diffusion.caption_reader import PromptReader
+
+    return PromptReader(_reader(), tokenizer).scores(pictures, prompt)
+
+
+def best_of(fits: Sequence[float]) -> int:
+    """The number of the first that fits best."""
+    return max(range(len(fits)), key=lambda number: fits[number])
 
 
 def enlarged(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
@@ -88,3 +132,10 @@ def enlarged(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
 @lru_cache(maxsize=1)
 def _enlarger() -> Upscaler:
     return load_upscaler(_ENLARGER)
+
+
+@lru_cache(maxsize=1)
+def _reader() -> CaptionReader:
+    from diffusion.caption_reader import load_reader
+
+    return load_reader(_READER)

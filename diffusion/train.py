@@ -1,8 +1,8 @@
 """Training of diffusion models: `python -m diffusion.train STAGE --help`.
 
 lora and embedding teach a model of SD 1.x, 2.x or SDXL something new from a few photos; vae,
-portrait, upscaler and control make the small portrait model, in that order, from folders of
-captioned pictures.
+portrait, upscaler, control and reader make the small portrait model, in that order, from folders
+of captioned pictures.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from diffusion import (
     train_embedding,
     train_lora,
     train_portrait,
+    train_reader,
     train_ship,
     train_upscaler,
     train_vae,
@@ -30,6 +31,7 @@ _STAGES = {
     "portrait": train_portrait,
     "upscaler": train_upscaler,
     "control": train_control,
+    "reader": train_reader,
     "ship": train_ship,
 }
 

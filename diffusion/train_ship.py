@@ -13,7 +13,7 @@ from typing import Any
 
 from assets.errors import AssetError
 from assets.store import PACKAGE, ShippedModel, register
-from diffusion.shipped_portrait import CONTROL, FOLDER, UPSCALER
+from diffusion.shipped_portrait import CONTROL, FOLDER, READER, UPSCALER
 from diffusion.train_files import replacing_folder
 
 CURVES = "training"  # folder of loss curves, in the model's own
@@ -154,6 +154,36 @@ def ship_control(
         attribution=f"trained on {pictures} {_FROM}",
         recipe=recipe or f"python -m diffusion.train control --steps {steps} --ship",
         files=sorted(path for path in place.rglob("*") if path.is_file()),
+        seed=seed,
+        steps=steps,
+        figures=dict(figures or {}),
+    )
+
+
+def ship_reader(
+    file: Path,
+    curve: Path,
+    pictures: int,
+    steps: int,
+    seed: int,
+    *,
+    recipe: str | None = None,
+    figures: Mapping[str, float] | None = None,
+    root: Path = PACKAGE,
+) -> ShippedModel:
+    """Copy a caption reader and its curve to assets/portrait-reader."""
+    place = root / READER
+    check_sizes([file])
+    with replacing_folder(place) as making:
+        shutil.copyfile(file, making / "reader.safetensors")
+        shutil.copyfile(curve, making / "loss.csv")
+    return register(
+        name=READER,
+        purpose="which of several drawings of the portrait model shows most of its prompt",
+        licence="MIT",
+        attribution=f"trained on {pictures} {_FROM}, and on drawings of the portrait model",
+        recipe=recipe or f"python -m diffusion.train reader --steps {steps} --ship",
+        files=sorted(place.iterdir()),
         seed=seed,
         steps=steps,
         figures=dict(figures or {}),

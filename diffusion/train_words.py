@@ -18,10 +18,10 @@ _PAIRS = 1024  # of neighbouring tokens, the most frequent
 _RATE = 2e-3
 
 
-def frequent_pairs(ids: Int[Tensor, "N W"], most: int = _PAIRS) -> list[tuple[int, int]]:
+def frequent_pairs(rows: Sequence[Sequence[int]], most: int = _PAIRS) -> list[tuple[int, int]]:
     """The neighbouring tokens that captions have most often; first by number where equal."""
     counts: Counter[tuple[int, int]] = Counter()
-    for row in ids.tolist():
+    for row in rows:
         counts.update(set(pairwise(row)))
     ordered = sorted(counts, key=lambda pair: (-counts[pair], pair))
     return ordered[:most]
@@ -56,7 +56,7 @@ def teach_words(
     share of the pairs that the end finds again in the last tenth.
     """
     words = encoder.get_input_embeddings().num_embeddings
-    pairs = frequent_pairs(ids[torch.randperm(len(ids), generator=generator)[:4000]])
+    pairs = frequent_pairs(ids[torch.randperm(len(ids), generator=generator)[:4000]].tolist())
     device = encoder.device
     read = nn.Linear(encoder.config.hidden_size, words + len(pairs))
     with torch.no_grad():

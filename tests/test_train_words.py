@@ -16,7 +16,7 @@ def test_it_learns_to_hear_words_and_who_has_them(tmp_path, generator):
     captions = [f"{a} hair, {b} shirt" for a in colours for b in colours]
     tokenizer = write_tokenizer(tmp_path, captions, 600)
     ids = token_ids(read_tokenizer(tmp_path, 12), captions)
-    pairs = frequent_pairs(ids, 100)
+    pairs = frequent_pairs(ids.tolist(), 100)
     mine = said_so_far(ids[:2], len(tokenizer), pairs)
     red, hair = tokenizer.convert_tokens_to_ids(["red</w>", "hair</w>"])
     green_shirt = tuple(tokenizer.convert_tokens_to_ids(["green</w>", "shirt</w>"]))
