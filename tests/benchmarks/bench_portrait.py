@@ -224,6 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=8, help="of each of twelve prompts")
     parser.add_argument("--minutes", type=float, default=4.0, help="of the classifier's training")
     parser.add_argument("--cfg", type=float, default=None)
+    parser.add_argument("--tries", type=int, help="the usual number by default")
     parser.add_argument("--classifier-only", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("out/bench-portrait"))
     options = parser.parse_args(arguments)
@@ -250,19 +251,36 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
     """Everything about the drawn pictures."""
     from deca.detect import detect_all
     from diffusion import Recipe, load_pipeline, txt2img
-    from diffusion.shipped_portrait import CFG, SAMPLER, STEPS, enlarged
+    from diffusion.shipped_portrait import (
+        CFG,
+        SAMPLER,
+        STEPS,
+        best_of,
+        enlarged,
+        prompt_fits,
+        tries_of,
+        usual_tries,
+    )
 
     folder = options.model or shipped("portrait")
     pipeline = load_pipeline(folder)
     cfg = CFG if options.cfg is None else options.cfg
     how: dict[str, Any] = {"cfg": cfg, "steps": STEPS, "sampler": SAMPLER}
+    tries = options.tries or usual_tries(options.model, plain=True)
+
+    def drawing(words: str, seed: int) -> Tensor:
+        """One picture as a user gets it."""
+        recipe = Recipe(prompt=words, seed=seed, **how)
+        if tries == 1:
+            return txt2img(pipeline, recipe)
+        made = torch.cat([txt2img(pipeline, one) for one in tries_of(recipe, tries)])
+        best = best_of(prompt_fits(made, words, pipeline.tokenizer))
+        return made[best : best + 1]
+
     told = new_wishes(options.prompts, 20_261)
     prompts = [full_caption(wish) for wish in told]
     started = time.perf_counter()
-    drawn = torch.cat([
-        txt2img(pipeline, Recipe(prompt=words, seed=k, **how))
-        for k, words in enumerate(prompts)
-    ])  # fmt: skip
+    drawn = torch.cat([drawing(words, k) for k, words in enumerate(prompts)])
     took = (time.perf_counter() - started) / len(prompts)
     labels = [{name: label(wish, name) for name in FAMILIES} for wish in told]
     accuracy = agreement(net.read(drawn), labels)
@@ -281,14 +299,15 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
 
     def alike(words: str) -> float:
         """How far pictures of one prompt are apart on average."""
-        seen = small(txt2img(pipeline, Recipe(prompt=words, batch=options.seeds, **how)))
+        seen = small(torch.cat([drawing(words, k) for k in range(options.seeds)]))
         return float(distances(seen, seen).sum() / (len(seen) * (len(seen) - 1)))
 
     across = distances(small(drawn), small(drawn))
     _grid(large, prompts, options.out)
     share = np.mean
     return {
-        "prompts": len(prompts), "cfg": cfg, "steps": STEPS, "seconds a picture": round(took, 2),
+        "prompts": len(prompts), "cfg": cfg, "steps": STEPS, "tries": tries,
+        "seconds a picture": round(took, 2),
         "attributes": accuracy, "attributes, mean": round(float(share(list(accuracy.values()))), 3),
         "exactly one face": round(float(share(one)), 3),
         "exactly one face, but for pencil, clay and neon": round(
