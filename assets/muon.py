@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,17 +17,28 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 def orthogonalized(matrix: Float[Tensor, "M N"], rounds: int = 3) -> Float[Tensor, "M N"]:
     """Toward U V^T of a matrix's U S V^T: large singular values go to between 0.7 and 1.2.
 
-    Newton and Schulz's iteration with Jordan's coefficients (2024); a matrix of zeros stays so.
+    Newton and Schulz's iteration with Jordan's coefficients (2024); singles are computed in
+    bfloat16 where the device has it, which is exact enough. A matrix of zeros stays so.
     """
     a, b, c = _QUINTIC
     tall = len(matrix) > matrix.shape[1]
     found: Tensor = matrix.T if tall else matrix
     found = found / (found.norm() + 1e-7)
+    if matrix.dtype == torch.float32 and _computes_halves(matrix.device.type):
+        found = found.bfloat16()
     for _ in range(rounds):
         square = found @ found.T
         found = a * found + (b * square + c * square @ square) @ found
     turned: Tensor = found.T if tall else found
-    return turned
+    return turned.to(matrix.dtype)
+
+
+@lru_cache(maxsize=4)
+def _computes_halves(device: str) -> bool:
+    """Whether products of bfloat16 are computed by the device itself."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 class Muon(torch.optim.Optimizer):

@@ -30,6 +30,7 @@ _CODES = ("points", "shape", "weights", "root", "neck", "scale", "fov", "albedo"
 _FRAMING = FramingConfig(CODE_VIEW, close_share=1.0, close=(0.035, 0.012, 3.0))
 # of the pictures' sides over the face's: the widest crop is just inside
 PEOPLE_VIEW = 1.32
+_PLAIN = 0.3  # a weight that is plain to see
 _STILL = 0.05  # largest weight of a face at rest
 _MILD = 0.5  # share of the crops that are as a good camera takes them
 
@@ -140,9 +141,13 @@ class Crops:
         seed: int,
         backgrounds: int,
         still_share: float = 0.0,
+        even_share: float = 0.0,
     ) -> None:
-        self.people, self._still_share = people, still_share
-        self._still = still_faces(people.codes["weights"]).nonzero()[:, 0]
+        self.people, self._shares = people, (still_share, even_share)
+        weights = people.codes["weights"]
+        self._still = still_faces(weights).nonzero()[:, 0]
+        moved = [(weight > _PLAIN).nonzero()[:, 0] for weight in weights.T]
+        self._moved = [rows for rows in moved if len(rows)]
         self._points_flip, self._flip, self._side = points.flip, flip, side
         self._rng = np.random.default_rng(seed)
         stock = [scene.random_background(side, self._rng) for _ in range(backgrounds)]
@@ -153,11 +158,7 @@ class Crops:
         self, size: int, face_free: float, *, generator: torch.Generator
     ) -> tuple[Float[Tensor, "B 3 K K"], Truth]:
         """Crops and what is to be said of them."""
-        index = torch.randint(len(self.people), (size,), generator=generator)
-        if self._still_share and len(self._still):
-            chosen = torch.randint(len(self._still), (size,), generator=generator)
-            is_still = torch.rand(size, generator=generator) < self._still_share
-            index = torch.where(is_still, self._still[chosen], index)
+        index = self._chosen(size, generator)
         pictures = self.people.pictures(index)
         codes = {name: values[index] for name, values in self.people.codes.items()}
         is_face = (torch.rand(size, generator=generator) >= face_free).float()
@@ -175,6 +176,20 @@ class Crops:
         crops[is_mild] = _mildly_taken(clean[is_mild], generator)
         crops[~is_mild] = degrade(clean[~is_mild], generator=generator)
         return crops, Truth(points, is_face, *self._turned(codes, matrix))
+
+    def _chosen(self, size: int, generator: torch.Generator) -> Tensor:
+        """Faces by chance, then still ones, and such as pull one shape, all shapes alike often."""
+        index = torch.randint(len(self.people), (size,), generator=generator)
+        still, even = self._shares
+        chance = torch.rand(size, generator=generator)
+        for row in (chance < still + even).nonzero()[:, 0].tolist():
+            rows = self._still
+            if chance[row] >= still and self._moved:
+                kind = int(torch.randint(len(self._moved), (), generator=generator))
+                rows = self._moved[kind]
+            if len(rows):
+                index[row] = rows[torch.randint(len(rows), (), generator=generator)]
+        return index
 
     def _turned(self, codes: dict[str, Tensor], matrix: Tensor) -> tuple[Tensor, ...]:
         """Codes as the crop's own camera has them: turned with it, and mirrored where it is."""

@@ -8,6 +8,8 @@ import dataclasses
 import math
 from pathlib import Path
 
+import librosa
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -48,7 +50,7 @@ TINY = PairedTraining(
 )  # fmt: skip
 
 
-def sung(hertz: float, generator: torch.Generator) -> torch.Tensor:
+def glide(hertz: float, generator: torch.Generator) -> torch.Tensor:
     """A buzz with a glide in the first two thirds, hiss in the rest [1, N]."""
     count = round(1.8 * SAMPLE_RATE)
     turns = torch.cumsum(hertz * (1 + 0.1 * torch.linspace(0, 1, count)), 0) / SAMPLE_RATE
@@ -62,7 +64,7 @@ def corpus(tmp_path_factory) -> Corpus:
     generator = torch.Generator().manual_seed(0)
     takes = [
         Take(
-            Audio(sung(hertz, generator)),
+            Audio(glide(hertz, generator)),
             speaker,
             "made",
             "CC0",
@@ -109,6 +111,23 @@ def nets(clips) -> PairNets:
 def column(folder: Path, name: str) -> list[float]:
     with open(folder / "loss.csv", encoding="utf-8") as file:
         return [float(row[name]) for row in csv.DictReader(file)]
+
+
+def test_clips_are_raised_and_lowered_as_songs_are_by_another_trackers_word(clips, generator):
+    spoken = clips.crops([own[0] for own in clips.clips], 80, generator=generator)
+    assert torch.equal(
+        dataclasses.replace(clips, sung_share=0.0).sung(spoken, generator=generator).mel, spoken.mel
+    )
+    sung = dataclasses.replace(clips, sung_share=1.0).sung(spoken, generator=generator)
+    ratio = sung.f0_hz / spoken.f0_hz
+    assert bool((ratio > 2 ** (-7.1 / 12)).all()) and bool((ratio < 2 ** (14.1 / 12)).all())
+    assert float((ratio - 1).abs().max()) > 0.1
+    for row, wanted in enumerate(ratio.tolist()):
+        pitch = [
+            np.nanmedian(librosa.pyin(part.numpy(), fmin=60, fmax=900, sr=SAMPLE_RATE)[0])
+            for part in (spoken.samples[row], sung.samples[row])
+        ]
+        assert pitch[1] / pitch[0] == pytest.approx(wanted, rel=0.02)
 
 
 def test_voices_come_first_and_anyone_last(clips, corpus):

@@ -14,12 +14,15 @@ from voice.corpus import Corpus
 from voice.corpus_pitch import usual_pitch
 from voice.mel import MelConfig, log_mel, normalised
 from voice.perturb import Perturbation, perturbed_mel
+from voice.psola import reshaped
 
 ANYONE = "anyone"  # the last domain: reads the style of any speaker's clip
 HELD_BACK = 8  # one clip in so many of each voice is never trained on
 MARGIN = 4  # frames beside a crop that its mel sees
 _GAIN_DB = (-10.0, 8.0)
 _LEAST_VOICED_HZ = 50.0
+_SUNG = (-7.0, 14.0)  # semitones from the pitch that was spoken
+_SUNG_HZ = (75.0, 700.0)  # what voices sing
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,7 @@ class PairedClips:
     clips: tuple[tuple[int, ...], ...]  # of each speaker; the voices come first
     f0_hz: dict[int, float] = field(repr=False)  # of each clip that is used
     perturbation: Perturbation = field(default_factory=Perturbation)
+    sung_share: float = 0.4  # of the clips, which are raised or lowered as songs are
 
     @classmethod
     def of(
@@ -127,6 +131,24 @@ class PairedClips:
         f0_hz = torch.tensor([self.f0_hz[clip] for clip in clips])
         return Crops(samples, f0_hz, cut(log_mel(samples), frames))
 
+    def sung(self, crops: Crops, *, generator: torch.Generator) -> Crops:
+        """Some of the crops far from where they were spoken, each in its own voice.
+
+        Nobody speaks an octave above the usual pitch, and a converter that never heard a voice
+        there sings flat.
+        """
+        count, frames = len(crops.samples), crops.mel.shape[-1]
+        chosen = torch.rand(count, generator=generator) < self.sung_share
+        low, high = _SUNG
+        ratio = torch.exp2((low + (high - low) * torch.rand(count, generator=generator)) / 12)
+        ratio = (crops.f0_hz * ratio).clamp(*_SUNG_HZ) / crops.f0_hz
+        ratio = torch.where(chosen, ratio, 1.0)
+        samples = crops.samples.clone()
+        for row in chosen.nonzero()[:, 0].tolist():
+            moved = reshaped(samples[row].numpy(), pitch_ratio=float(ratio[row]))
+            samples[row] = torch.from_numpy(moved).to(samples)
+        return Crops(samples, crops.f0_hz * ratio, cut(log_mel(samples), frames))
+
     def clips_of(self, speakers: Int[Tensor, " B"], *, generator: torch.Generator) -> list[int]:
         """A random clip of each speaker."""
         chosen = []
@@ -150,6 +172,7 @@ class PairedClips:
         speakers = self.speakers(count, named_share, generator=generator)
         clips = self.clips_of(speakers, generator=generator)
         own = self.crops(clips, frames, generator=generator)
+        own = self.sung(own, generator=generator)
         others = self.clips_of(speakers, generator=generator)
         reference = self.crops(others, reference_frames, generator=generator)
         heard = perturbed_mel(own.samples, own.f0_hz, self.perturbation, generator=generator)

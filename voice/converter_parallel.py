@@ -19,8 +19,7 @@ from voice.sound_teacher import Said, SoundTeacher
 from voice.transpose import transposed_mel
 
 _SOURCES_NAMED, _TARGETS_NAMED = 0.3, 0.75  # shares that are planned voices
-_JITTER = 2.0  # semitones around the target's usual pitch
-_SUNG_SHARE, _SUNG = 0.4, 14.0  # of the pairs, and how far songs go from it
+_JITTER = 3.0  # semitones around the target's usual pitch, which is all that the teacher knows
 _QUIETEST_DB = -8.0
 _RATIOS = (0.4, 2.5)
 
@@ -72,9 +71,7 @@ class ParallelClips:
         speakers = clips.speakers(count, _TARGETS_NAMED, generator=generator)
         references = clips.clips_of(speakers, generator=generator)
         reference = clips.crops(references, reference_frames, generator=generator)
-        is_sung = torch.rand(count, generator=generator) < _SUNG_SHARE
-        octaves = 2 * torch.rand(count, generator=generator) - 1
-        octaves = octaves * torch.where(is_sung, _SUNG, _JITTER) / 12
+        octaves = _JITTER / 12 * (2 * torch.rand(count, generator=generator) - 1)
         heard, said, gains = self._sources(
             reference.f0_hz * torch.exp2(octaves), frames, generator=generator
         )

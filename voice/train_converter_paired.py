@@ -60,7 +60,7 @@ class PairedTraining:
     weight_decay: float = 1e-4
     ema: float = 0.995
     largest_norm: float = 2.0
-    own: int = 2  # of the batch: clips to be found again; the others are the teacher's
+    own: int = 3  # of the batch: clips to be found again; the others are the teacher's
     judged_from: float = 0.5  # share of the run
     seed: int = 0
     save_every: int = 100
