@@ -30,7 +30,7 @@ from deca.synth_parts import (
     lip_texels,
     visible_parts,
 )
-from deca.synth_people import draw_camera, draw_face, draw_lights, draw_shape, draw_turn
+from deca.synth_people import FREE_SHARE, draw_camera, draw_face, draw_lights, draw_shape, draw_turn
 from deca.synth_props import Sitter
 from deca.synth_skin import SKIN_SIDE, Skins
 from deca.synth_wardrobe import Wardrobe, make_wardrobe
@@ -69,12 +69,18 @@ class Studio:
     """Photographs random people; the same generator state gives the same pictures."""
 
     def __init__(
-        self, flame: Flame, wardrobe: Wardrobe, side: int = SIDE, view: float = VIEW
+        self,
+        flame: Flame,
+        wardrobe: Wardrobe,
+        side: int = SIDE,
+        view: float = VIEW,
+        free_share: float = FREE_SHARE,
     ) -> None:
         self.flame = flame
         self.wardrobe = wardrobe
         self.side = side
         self.view = view
+        self._free_share = free_share  # of the faces, whose expression is no mood
         self.points: LandmarkPoints = landmark_points(flame)
         self._head = flame.head(torch.zeros(flame.n_shape))
         self._skins = Skins(wardrobe.albedo)
@@ -97,7 +103,7 @@ class Studio:
         # what came later draws from a stream of its own, so that older draws stay as they were
         more = rng.spawn(1)[0]
         person = dress(self.wardrobe, self._skins, rng, generator)
-        faces = [draw_face(generator=generator) for _ in range(takes)]
+        faces = [draw_face(free_share=self._free_share, generator=generator) for _ in range(takes)]
         if turns is None:
             turns = torch.stack([draw_turn(generator=generator) for _ in range(takes)])
         params = params_from_arkit(
@@ -250,10 +256,10 @@ def shots(studio: Studio, count: int, *, seed: int, takes: int = 4) -> Iterator[
         yield from studio.shoot(min(takes, count - person * takes), generator=generator)
 
 
-def open_studio(side: int = SIDE, view: float = VIEW) -> Studio:
+def open_studio(side: int = SIDE, view: float = VIEW, free_share: float = FREE_SHARE) -> Studio:
     """A studio with the shipped head and outfit, for pictures `view` times as wide as a face."""
     wardrobe = make_wardrobe(load_outfit(), generator=torch.Generator().manual_seed(0))
-    return Studio(load_head(), wardrobe, side, view)
+    return Studio(load_head(), wardrobe, side, view, free_share)
 
 
 if __name__ == "__main__":

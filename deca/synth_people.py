@@ -62,6 +62,7 @@ _SADNESS: _Acts = {
     "browInnerUp": (0.2, 1.0), "mouthFrownLeft": (0.2, 1.0), "mouthFrownRight": (0.2, 1.0),
     "mouthShrugLower": (-0.2, 0.8), "eyeSquintLeft": (-0.2, 0.5), "eyeSquintRight": (-0.2, 0.5),
 }  # fmt: skip
+_FREE, FREE_SHARE = "grimacing", 0.30
 _MOODS: tuple[tuple[float, str, _Acts], ...] = (
     (0.22, "neutral", {}),
     (0.10, "smiling", _SMILE),
@@ -70,7 +71,7 @@ _MOODS: tuple[tuple[float, str, _Acts], ...] = (
     (0.05, "surprised", _SURPRISE),
     (0.05, "angry", _ANGER),
     (0.05, "sad", _SADNESS),
-    (0.30, "grimacing", {}),  # any shapes at random: faces do what no list of moods foresees
+    (FREE_SHARE, _FREE, {}),  # any shapes at random: faces do what no list of moods foresees
 )
 
 
@@ -87,13 +88,19 @@ def draw_shape(count: int, n_shape: int, *, generator: torch.Generator) -> Float
     return torch.randn(count, n_shape, generator=generator).clamp(-SHAPE_LIMIT, SHAPE_LIMIT)
 
 
-def draw_face(*, generator: torch.Generator) -> Face:
-    """A facial expression: a mood, or a few shapes at random; then brows, lids and gaze on top."""
+def draw_face(*, free_share: float = FREE_SHARE, generator: torch.Generator) -> Face:
+    """A facial expression: a mood, or a few shapes at random; then brows, lids and gaze on top.
+
+    `free_share` of the faces are of no mood.
+    """
 
     def uniform(low: float = 0.0, high: float = 1.0) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
 
-    chances = torch.tensor([chance for chance, _, _ in _MOODS])
+    moods = (1 - free_share) / (1 - FREE_SHARE)
+    chances = torch.tensor(
+        [free_share if word == _FREE else moods * chance for chance, word, _ in _MOODS]
+    )
     _, word, acts = _MOODS[int(torch.multinomial(chances, 1, generator=generator))]
     weights = torch.zeros(len(ARKIT_NAMES))
     # the two sides share this much of their chance
@@ -104,7 +111,7 @@ def draw_face(*, generator: torch.Generator) -> Face:
     share = alike * common + (1 - alike) * own
     for name, (low, high) in acts.items():
         weights[ARKIT_INDEX[name]] = low + (high - low) * share[ARKIT_INDEX[name]]
-    if word == "grimacing":
+    if word == _FREE:
         chosen = torch.randperm(len(ARKIT_NAMES), generator=generator)[: int(uniform(2.0, 13.0))]
         weights[chosen] = 0.1 + 0.9 * share[chosen]
         paired = torch.rand(len(chosen), generator=generator) < 0.7

@@ -35,6 +35,7 @@ from deca.landmark_points import LandmarkPoints
 from deca.landmarks import LandmarkNet, load_landmark_net, negative_log_likelihood
 from deca.synth import open_studio
 from deca.train_codes_data import (
+    PEOPLE_FREE_SHARE,
     PEOPLE_VIEW,
     Crops,
     People,
@@ -139,16 +140,17 @@ def loss_of(
         likelihood
         + 20 * points
         + 0.5 * face
-        # squares mend what is far off; distances keep a still face still
-        + 0.35 * identity
-        + 0.8 * mean((off_shape + 0.1).sqrt())
+        # squares mend what is far off; distances keep a still face still. Most of an identity
+        # cannot be seen, and what cannot be learnt must not drown what can: lids and lips
+        + 0.1 * identity
+        + 0.6 * mean((off_shape + 0.1).sqrt())
         + 0.1 * mean(off.square().mean(1))
         + 0.1 * expression
         + 1.0 * mean((off_face + 0.05).sqrt())
-        + 6.0 * mean(off_weights.square().mean(1))
+        + 40.0 * mean(off_weights.square().mean(1))
         + 12 * turn
         + 0.2 * nearness
-        + 1.5 * albedo
+        + 0.7 * albedo
         + 0.5 * light_loss
     )
     figures = {
@@ -326,7 +328,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Render if asked, train, ship if asked."""
     torch.set_num_threads(options.threads)
-    studio = open_studio(view=PEOPLE_VIEW)
+    studio = open_studio(view=PEOPLE_VIEW, free_share=PEOPLE_FREE_SHARE)
     if options.count:
         render_people(studio, options.count, options.people, seed=options.seed)
     people, unseen = People(options.people, slice(1, None)), People(options.people, slice(0, 1))
