@@ -73,7 +73,7 @@ def test_training_shows_as_many_still_faces_as_asked(tmp_path, share):
     np.savez(tmp_path / "a.npz", **{name: value.numpy() for name, value in rows.items()})
     np.save(tmp_path / "a.npy", np.full((count, 96, 96, 4), 128, dtype=np.uint8))
     flip = code_flip(flame, points, flame.n_shape)
-    crops = Crops(People(tmp_path), points, flip, 0, 2, share)
+    crops = Crops(People(tmp_path), points, flip, 64, 0, 2, share)
     truth = crops.batch(200, 0.0, generator=generator)[1]
     found = float(still_faces(truth.weights).float().mean())
     assert abs(found - (share + (1 - share) * 0.1)) < 0.09

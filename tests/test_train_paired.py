@@ -161,14 +161,9 @@ def test_what_is_heard_is_in_time_with_what_is_wanted(clips):
     generator = torch.Generator().manual_seed(0)
     batch = clips.batch(6, 80, 80, 4, generator=generator)
     assert batch.heard.shape == batch.wanted.shape == (6, 1, 80, 80)
-    heard, wanted = (x[:, 0].mean(dim=1) for x in (batch.heard, batch.wanted))
-
-    def centred(x):
-        return x - x.mean(dim=1, keepdim=True)
-
-    spread = centred(wanted).std(dim=1)
-    likeness = nn.functional.cosine_similarity(centred(heard), centred(wanted), dim=1)
-    assert (likeness[spread > 0.05] > 0.6).all() and (spread > 0.05).any()
+    # a made clip is a tone and then noise, which no perturbation hides
+    heard, wanted = (x[:, 0].diff(dim=2).abs().mean(dim=1) for x in (batch.heard, batch.wanted))
+    assert (heard.argmax(dim=1) - wanted.argmax(dim=1)).abs().max() <= 1
     assert (batch.domain[batch.speaker == 2] == 2).all()
 
 
@@ -335,7 +330,7 @@ def test_the_commands_train_and_write_voices(corpus, tmp_path, capsys):
     )  # fmt: skip
     command = [
         "converter", "--corpus", folder, "--run", str(tmp_path / "run"), "--steps", "1",
-        "--batch", "3", "--frames", "80", "--dim", "4", "--max-dim", "8",
+        "--batch", "4", "--frames", "80", "--dim", "4", "--max-dim", "8",
         "--f0", str(tmp_path / "f0.safetensors"), "--export", str(tmp_path / "c.safetensors"),
     ]  # fmt: skip
     with pytest.raises(SystemExit):
