@@ -22,7 +22,7 @@ from voice.vocos_source import (
     position_noise,
     spectra,
 )
-from voice.vocos_stream import stream
+from voice.vocos_stream import VocosStream, stream
 
 SMALL = VocosConfig(dim=32, hidden=48, layers=4, pitch_layers=2)
 
@@ -131,6 +131,18 @@ def test_pieces_of_a_mel_give_the_samples_of_the_whole(net, mel, pieces):
     joined = torch.cat(list(stream(net, mel.split(pieces, dim=-1))), dim=1)
     assert joined.shape == whole.shape == (1, 61 * 300)
     torch.testing.assert_close(joined, whole, atol=1e-6, rtol=0)
+
+
+def test_pieces_with_their_melody_give_the_samples_of_the_whole(net, mel):
+    net, mel = copy.deepcopy(net).double(), mel.double()
+    melody = mel.flip(1)
+    state = VocosStream(net)
+    both = zip(mel.split([7, 1, 53], dim=-1), melody.split([7, 1, 53], dim=-1), strict=True)
+    joined = torch.cat([*(state.push(*pair) for pair in both), state.flush()], dim=1)
+    with torch.no_grad():
+        whole, alone = net(mel, melody=melody), net(mel)
+    torch.testing.assert_close(joined, whole, atol=2e-5, rtol=0)
+    assert float((whole - alone).abs().max()) > 1e-3
 
 
 def test_a_frame_depends_on_no_later_frame_than_it_says(net, mel):

@@ -151,10 +151,10 @@ class Vocos(nn.Module):
         """The sound of each mel, 300 samples a frame; frame t is centred on sample 300 t.
 
         `melody` is a clearer mel of the same pitch, such as the one that `mel` was converted from.
-
-        `f0`, in Hz, 0 where unvoiced, replaces the pitch that the network hears in the mel; of the
-        mel only the envelope is then kept to, as its own harmonics may lie elsewhere. The noise
-        depends on the position alone, so the same mel always gives the same samples.
+        `f0`, in Hz, 0 where unvoiced, replaces the pitch that the network hears. With either, of
+        `mel` only the envelope is kept to, as its own harmonics may lie elsewhere: a converted
+        high note's are up to a semitone flat. The noise depends on the position alone, so the same
+        mel always gives the same samples.
         """
         filters = self.filters(mel, f0, melody)
         pitch_hz, voiced = self.pitch(filters) if f0 is None else filled(f0)
@@ -163,7 +163,8 @@ class Vocos(nn.Module):
         pulses, noise = excitations(pitch_hz, voiced, phases, frames, self.config.hop_length)
         n_fft, hop = self.config.n_fft, self.config.hop_length
         out = self.spectrum(filters, spectra(pulses, n_fft, hop), spectra(noise, n_fft, hop))
-        return overlap_add(self.refined(out, filters, pooled=f0 is not None), n_fft, hop)
+        pooled = f0 is not None or melody is not None
+        return overlap_add(self.refined(out, filters, pooled=pooled), n_fft, hop)
 
     @torch.no_grad()
     def synthesise(

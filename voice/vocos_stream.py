@@ -110,10 +110,14 @@ class VocosStream:
         """Samples of the frames whose refined neighbours on both sides are there."""
         spectrum, log_power = self._excite(last=last)
         config = self.net.config
+        # beside a melody the mel's own harmonics are not kept to
+        pooling = None if self._melody is None else self.net.pooling
         if spectrum.shape[1]:
-            spectrum = fitted(spectrum, log_power, self.net.bank, self.net.interpolation)
+            spectrum = fitted(
+                spectrum, log_power, self.net.bank, self.net.interpolation, 1.0, pooling
+            )
         for one in self._rounds:
-            spectrum, log_power = one.step(spectrum, log_power, last=last)
+            spectrum, log_power = one.step(spectrum, log_power, pooling, last=last)
         self._refined = torch.cat([self._refined.to(spectrum), spectrum], dim=1)
         end = self._refined.shape[1] - (0 if last else _BESIDE)
         if end <= self._before:
@@ -238,7 +242,9 @@ class _Round:
         self.kept = torch.zeros(1, BACK, net.config.n_fft // 2 + 1, 2)
         self.waiting = torch.zeros(1, 0, N_MELS)
 
-    def step(self, x: Tensor, log_power: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:
+    def step(
+        self, x: Tensor, log_power: Tensor, pooling: Tensor | None, *, last: bool
+    ) -> tuple[Tensor, Tensor]:
         """The frames that can be told by now, and what they were fitted to."""
         x = torch.cat([self.kept.to(x), x], dim=1)
         log_power = torch.cat([self.waiting.to(x), log_power], dim=1)
@@ -251,7 +257,8 @@ class _Round:
             return x[:, :0], log_power
         net = self.net
         x = agreeing(x, self.ahead)
-        return fitted(x, log_power, net.bank, net.interpolation, self.strength), log_power
+        bank, interpolation = net.bank, net.interpolation
+        return fitted(x, log_power, bank, interpolation, self.strength, pooling), log_power
 
 
 class _Queue:
