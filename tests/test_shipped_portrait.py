@@ -26,6 +26,7 @@ from diffusion.shipped_portrait import (
     CONTROL,
     FOLDER,
     NAME,
+    READER,
     SAMPLER,
     SIDE,
     STEPS,
@@ -60,7 +61,7 @@ def test_it_is_a_stable_diffusion_folder_in_small_shards():
         assert (PLACE / part).is_dir(), part
     sizes = [path.stat().st_size for path in PLACE.rglob("*") if path.is_file()]
     assert max(sizes) < 16_000_000 and sum(sizes) < 80_000_000
-    for name in (FOLDER, UPSCALER):
+    for name in (FOLDER, UPSCALER, READER):
         assert shipped_model(name).fault() is None
     told = [path.read_text(encoding="utf-8") for path in PLACE.rglob("*config.json")]
     assert len(told) >= 4 and not any("_name_or_path" in text for text in told)
@@ -109,6 +110,7 @@ def test_an_avatars_portrait_is_drawn_by_it_and_its_record_says_so():
     assert named == [
         ("portrait: the shipped model portrait", "MIT", 64),
         ("portrait: the shipped model portrait-upscaler", "MIT", 64),
+        ("portrait: the shipped model portrait-reader", "MIT", 64),
     ]
 
 
