@@ -97,6 +97,7 @@ def drawn_best(
     pipeline: Any, recipe: Recipe, inputs: PortraitInputs, progress: Progress
 ) -> tuple[Recipe, Float[Tensor, "1 3 H W"], dict[str, Any]]:
     """The best of several drawings by the shipped model, its recipe, and how it was chosen."""
+    from avatar.portrait_choice import face_clearness
     from diffusion.shipped_portrait import READER, best_of, prompt_fits, tries_of
 
     made = [
@@ -104,10 +105,13 @@ def drawn_best(
     ]
     pictures = torch.cat([picture for _, picture in made])
     fits = prompt_fits(pictures, recipe.prompt, pipeline.tokenizer)
-    best = best_of(fits)
+    clear = face_clearness(pictures)
+    best = best_of([fit + more for fit, more in zip(fits, clear, strict=True)])
+    seeds = [str(one.seed) for one, _ in made]
     told = {
-        "by": READER,
-        "fits": {str(made[k][0].seed): round(fit, 3) for k, fit in enumerate(fits)},
+        "by": [READER, "encoder"],
+        "fits": {seed: round(fit, 3) for seed, fit in zip(seeds, fits, strict=True)},
+        "clearness": {seed: round(more, 3) for seed, more in zip(seeds, clear, strict=True)},
         "asked seed": recipe.seed,
     }
     return made[best][0], pictures[best : best + 1], told

@@ -160,12 +160,13 @@ def _drawn(
 def _painted(
     prompt: str, reading: Reading, style: str | None, model: Path | str, seed: int
 ) -> Source:
+    from avatar.portrait_choice import face_clearness
     from deca.synth_styles import stylize
     from diffusion import Recipe, load_pipeline, txt2img
     from diffusion.shipped_portrait import FOLDER, NAME, READER, UPSCALER, draw, has_reader
 
     if str(model) == NAME:
-        image = draw(prompt, seed)
+        image = draw(prompt, seed, face_clearness)
         used = tuple(
             dataclasses.replace(shipped_use(name), name=f"portrait: the shipped model {name}")
             for name in (FOLDER, UPSCALER, *((READER,) if has_reader() else ()))

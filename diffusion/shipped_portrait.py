@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,10 +85,13 @@ def fitted(recipe: Recipe) -> Recipe:
     return recipe if recipe.size is not None else recipe.change(size=(SIDE, SIDE))
 
 
-def draw(prompt: str, seed: int) -> Float[Tensor, "1 3 H W"]:
+def draw(
+    prompt: str, seed: int, clearness: Callable[[Tensor], Sequence[float]] | None = None
+) -> Float[Tensor, "1 3 H W"]:
     """One portrait by the shipped model, with the settings that suit it, enlarged.
 
-    The best of several drawings, where the reader that chooses is installed.
+    The best of several drawings, where the reader that chooses is installed: the one whose fit to
+    the prompt and `clearness`, which takes [B, 3, H, W], add up to most.
     """
     from diffusion import load_pipeline, txt2img
 
@@ -97,7 +100,9 @@ def draw(prompt: str, seed: int) -> Float[Tensor, "1 3 H W"]:
     if not has_reader():
         return enlarged(txt2img(pipeline, recipe))
     pictures = torch.cat([txt2img(pipeline, one) for one in tries_of(recipe, TRIES)])
-    best = best_of(prompt_fits(pictures, prompt, pipeline.tokenizer))
+    fits = prompt_fits(pictures, prompt, pipeline.tokenizer)
+    clear = [0.0] * len(fits) if clearness is None else clearness(pictures)
+    best = best_of([fit + more for fit, more in zip(fits, clear, strict=True)])
     return enlarged(pictures[best : best + 1])
 
 

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 from tiny_portrait import COLOURS, train_tiny, trained, write_colours
+from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from assets.errors import AssetError
 from assets.image import read_image
 from assets.weights import write_tensors
 from avatar.cli import app
+from avatar.portrait_choice import face_clearness
 from diffusion import load_pipeline, train_reader
 from diffusion.caption_reader import (
     CaptionReader,
@@ -116,7 +119,7 @@ def test_the_best_of_several_is_written_and_drawn_again_alone(tmp_path):
     report = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     chosen = report["model"]["chosen"]
     assert list(chosen["fits"]) == ["9", "10", "11"] and chosen["asked seed"] == 3
-    best = max(chosen["fits"], key=chosen["fits"].get)
+    best = max(chosen["fits"], key=lambda seed: chosen["fits"][seed] + chosen["clearness"][seed])
     assert report["recipe"]["seed"] == int(best) and report["recipe"]["batch"] == 1
     replay = CliRunner().invoke(app, ["portrait", "--from", str(out), "--out", str(again)])
     assert replay.exit_code == 0, replay.output
@@ -139,3 +142,10 @@ def test_tries_that_make_no_sense_are_refused(tmp_path, more, said):
     if has_reader() or "0" in more:
         assert said in str(run.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sharp_face_is_clearer_than_a_blurred_one_and_that_than_none():
+    sharp = torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None].float() / 255
+    blurred = F.interpolate(F.avg_pool2d(sharp, 4), size=512, mode="bilinear")
+    clear = face_clearness(torch.cat([sharp, blurred, torch.full_like(sharp, 0.5)]))
+    assert clear[0] > clear[1] > clear[2]

@@ -249,6 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -> dict[str, Any]:
     """Everything about the drawn pictures."""
+    from avatar.portrait_choice import face_clearness
     from deca.detect import detect_all
     from diffusion import Recipe, load_pipeline, txt2img
     from diffusion.shipped_portrait import (
@@ -274,7 +275,8 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
         if tries == 1:
             return txt2img(pipeline, recipe)
         made = torch.cat([txt2img(pipeline, one) for one in tries_of(recipe, tries)])
-        best = best_of(prompt_fits(made, words, pipeline.tokenizer))
+        fits = zip(prompt_fits(made, words, pipeline.tokenizer), face_clearness(made), strict=True)
+        best = best_of([fit + clear for fit, clear in fits])
         return made[best : best + 1]
 
     told = new_wishes(options.prompts, 20_261)
