@@ -46,8 +46,10 @@ def _common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
 ) -> None:
     # torch's idle threads spin for milliseconds after each operation unless told otherwise before
-    # it is loaded, and take the cores from the rasterizer's own
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # it is loaded, and take the cores from the rasterizer's own; asleep at once, they take longer
+    # to wake than a small network's operations last
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
