@@ -106,7 +106,7 @@ def drawn_best(
     pictures = torch.cat([picture for _, picture in made])
     fits = prompt_fits(pictures, recipe.prompt, pipeline.tokenizer)
     clear = face_clearness(pictures)
-    best = best_of([fit + more for fit, more in zip(fits, clear, strict=True)])
+    best = best_of(fits, clear)
     seeds = [str(one.seed) for one, _ in made]
     told = {
         "by": [READER, "encoder"],

@@ -25,7 +25,7 @@ from deca.exposure import SkinSamples
 from deca.guess import seen_camera
 from deca.landmark_points import LandmarkPoints
 from deca.landmarks import LandmarkConfig, LandmarkNet, Prediction, load_landmark_net
-from flame.arkit import ARKIT_INDEX, ARKIT_NAMES, mirrored_name
+from flame.arkit import ARKIT_INDEX, ARKIT_NAMES, IS_GAZE, mirrored_name
 from flame.camera import Camera
 from flame.model import Flame
 from flame.params import params_from_arkit
@@ -199,7 +199,7 @@ def settled(weights: Float[Tensor, "B 52"], sigma: Float[Tensor, " 52"]) -> Floa
 
 def gaze_weights(device: torch.device) -> Bool[Tensor, " 52"]:
     """Which ARKit weights say where the eyes look."""
-    return torch.tensor([name.startswith("eyeLook") for name in ARKIT_NAMES], device=device)
+    return torch.tensor(IS_GAZE, device=device)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from deca.fit_light import LightFitConfig, fit_light
 from deca.guess import Guess
 from deca.landmark_points import LandmarkPoints
 from flame.albedo import AlbedoModel
-from flame.arkit import ARKIT_NAMES
+from flame.arkit import IS_GAZE
 from flame.camera import Camera
 from flame.light import sh_basis
 from flame.model import Flame
@@ -146,7 +146,7 @@ class _Scene:
         spread = [config.turn_spread] * 3 + [1e2] * 3 + [config.nearness_spread]
         self.prior = torch.cat([codes, torch.tensor(spread)]) ** -2
         # faces make few shapes at once; where they look has no such habit
-        self.sparse = torch.tensor([not name.startswith("eyeLook") for name in ARKIT_NAMES])
+        self.sparse = ~torch.tensor(IS_GAZE)
         self.seen = image
         self.slope = torch.cat([image, image], dim=1)
 

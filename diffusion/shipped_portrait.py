@@ -101,8 +101,7 @@ def draw(
         return enlarged(txt2img(pipeline, recipe))
     pictures = torch.cat([txt2img(pipeline, one) for one in tries_of(recipe, TRIES)])
     fits = prompt_fits(pictures, prompt, pipeline.tokenizer)
-    clear = [0.0] * len(fits) if clearness is None else clearness(pictures)
-    best = best_of([fit + more for fit, more in zip(fits, clear, strict=True)])
+    best = best_of(fits) if clearness is None else best_of(fits, clearness(pictures))
     return enlarged(pictures[best : best + 1])
 
 
@@ -124,9 +123,10 @@ def prompt_fits(pictures: Float[Tensor, "B 3 H W"], prompt: str, tokenizer: Any)
     return PromptReader(_reader(), tokenizer).scores(pictures, prompt)
 
 
-def best_of(fits: Sequence[float]) -> int:
-    """The number of the first that fits best."""
-    return max(range(len(fits)), key=lambda number: fits[number])
+def best_of(*scores: Sequence[float]) -> int:
+    """The number of the first drawing whose scores, a list of each kind, add up to most."""
+    sums = [sum(one) for one in zip(*scores, strict=True)]
+    return sums.index(max(sums))
 
 
 def enlarged(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:

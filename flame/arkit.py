@@ -58,6 +58,7 @@ ARKIT_NAMES: tuple[str, ...] = (
     "tongueOut",
 )
 ARKIT_INDEX: dict[str, int] = {name: index for index, name in enumerate(ARKIT_NAMES)}
+IS_GAZE: tuple[bool, ...] = tuple(name.startswith("eyeLook") for name in ARKIT_NAMES)
 
 
 def mirrored_name(name: str) -> str:

@@ -216,6 +216,10 @@ def test_a_teacher_learns_the_speakers_and_is_read_again(clips, hears, tmp_path)
     )
     read = load_teacher(file)
     torch.testing.assert_close(read(about, speakers), made(about, speakers))
+    judged = dataclasses.replace(config, steps=10, judged_from=5, save_every=10)
+    train_teacher(said, hears, tmp_path / "judged", judged, export=file, start=file)
+    assert column(tmp_path / "judged", "mel")[0] < 0.8 * mel[0]
+    assert 0 < column(tmp_path / "judged", "judge")[-1] < 5
     with pytest.raises(AssetError, match="is no teacher"):
         save_net(F0Net(F0_SIZES), tmp_path / "f0.safetensors")
         load_teacher(tmp_path / "f0.safetensors")

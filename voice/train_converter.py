@@ -293,6 +293,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", type=Path, help="a converter to start from, by the same recipe")
     parser.add_argument("--steps", type=int, default=20_000, help="of the recipe paired")
     parser.add_argument(
+        "--judged-from", type=float, default=0.5, help="share of a run of the recipe paired"
+    )
+    parser.add_argument(
         *("--leave-out",),
         action="append",
         default=[],

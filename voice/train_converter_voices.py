@@ -107,6 +107,7 @@ def run_paired(options: argparse.Namespace) -> None:
         minutes=options.minutes,
         batch=options.batch,
         frames=options.frames,
+        judged_from=options.judged_from,
         seed=options.seed,
         halves=options.precision == "bf16",
     )

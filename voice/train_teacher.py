@@ -1,4 +1,8 @@
-"""Train the teacher of the converter: clips found again from their sounds, melody and loudness."""
+"""Train the teacher of the converter: clips found again from their sounds, melody and loudness.
+
+Once it is nearly there, a judge of patches sharpens its mels, as it does the converter's: what the
+teacher blurs the converter would learn to blur.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,11 @@ from voice.converter_pairs import PairedClips
 from voice.converter_plan import planned_voices
 from voice.corpus import Corpus
 from voice.losses_spectral import mel_loss
+from voice.patch_judge import PatchJudge, feature_loss, judge_loss
 from voice.phoneme_net import PhonemeNet, load_phoneme_net
 from voice.said_clips import SaidClips
 from voice.sound_teacher import SoundTeacher, sounds_width
-from voice.train_run import Run
+from voice.train_run import Run, apply_gradients
 from voice.training_loop import descend
 
 
@@ -37,6 +42,11 @@ class TeacherTraining:
     decay_share: float = 1.0
     slope: float = 0.5  # weight of the mel's differences
     noise: float = 0.1  # on the narrowed sounds
+    judged_from: int = 1_500  # step
+    judge_rate: float = 4e-4
+    features: float = 0.5  # weight of what the judge sees
+    adversarial: float = 0.05
+    halves: bool = False  # compute in bfloat16, on processors that have it; weights stay whole
     ema: float = 0.995
     seed: int = 0
     save_every: int = 200
@@ -44,12 +54,18 @@ class TeacherTraining:
 
 def train(
     said: SaidClips, net: PhonemeNet, folder: Path, config: TeacherTraining,
-    *, minutes: float | None = None, export: Path | None = None,
+    *, minutes: float | None = None, export: Path | None = None, start: Path | None = None,
 ) -> SoundTeacher:  # fmt: skip
-    """The averaged teacher after `config.steps`, or when `minutes` of this call are over."""
+    """The averaged teacher after `config.steps`, or when `minutes` of this call are over.
+
+    `start` is a file that an earlier run on the same clips exported.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         teacher = SoundTeacher(len(said.clips.clips), sounds_width(net))
+        judge = PatchJudge(len(said.clips.clips))
+    if start is not None:
+        load_weights(teacher, start)
     averaged = copy.deepcopy(teacher).requires_grad_(False)
     matrices = [
         weight
@@ -61,19 +77,40 @@ def train(
     optimizer = Muon(
         [{"params": matrices, "orthogonal": True}, {"params": rest}], lr=config.learning_rate
     )
+    judging = torch.optim.AdamW(judge.parameters(), config.judge_rate, (0.5, 0.99))
     generator = torch.Generator().manual_seed(config.seed)
     run = Run(
-        folder, {"teacher": teacher}, {"teacher": optimizer}, {"teacher": averaged}, generator
+        folder,
+        {"teacher": teacher, "judge": judge},
+        {"teacher": optimizer, "judge": judging},
+        {"teacher": averaged},
+        generator,
     )
     run.resume()
+    halves = torch.autocast("cpu", torch.bfloat16, enabled=config.halves)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         about, wanted, speakers = said.batch(
             config.batch, config.frames, config.named_share, generator=generator
         )
-        made = teacher(about, speakers, config.noise)
+        with halves:
+            made = teacher(about, speakers, config.noise)
+        total = mel_loss(made, wanted, config.slope)
         figures = {"mel": float((made - wanted).abs().mean().detach())}
-        return mel_loss(made, wanted, config.slope), figures
+        if step >= config.judged_from:
+            with halves:
+                judged = judge_loss(judge(wanted, speakers), judge(made.detach(), speakers))
+            judged.backward()  # type: ignore[no-untyped-call]
+            apply_gradients(judging, None, 5.0)
+            judge.requires_grad_(False)
+            with halves:
+                real, seen = judge(wanted, speakers), judge(made, speakers)
+                features = feature_loss(real, seen)
+            judge.requires_grad_(True)
+            total = total + config.features * features
+            total = total - config.adversarial * seen.logits.mean()
+            figures |= {"features": float(features.detach()), "judge": float(judged.detach())}
+        return total, figures
 
     def keep() -> None:
         if export is not None:
@@ -115,6 +152,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=defaults.steps)
     add("--batch", type=int, default=defaults.batch)
     add("--versions", type=int, default=4, help="other voices that each clip is heard in")
+    add("--start", type=Path, help="a teacher of the same clips to go on from")
+    add("--judged-from", type=int, default=defaults.judged_from, help="step")
+    add("--precision", choices=("no", "bf16"), default="no")
     add("--minutes", type=float, help="stop in time, whatever the step")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=1)
@@ -129,5 +169,14 @@ def run(options: argparse.Namespace) -> None:
     net = load_phoneme_net()
     generator = torch.Generator().manual_seed(options.seed)
     said = SaidClips.of(clips, net, options.versions, generator=generator)
-    config = TeacherTraining(steps=options.steps, batch=options.batch, seed=options.seed)
-    train(said, net, options.run, config, minutes=options.minutes, export=options.export)
+    config = TeacherTraining(
+        steps=options.steps,
+        batch=options.batch,
+        judged_from=options.judged_from,
+        halves=options.precision == "bf16",
+        seed=options.seed,
+    )
+    train(
+        said, net, options.run, config,
+        minutes=options.minutes, export=options.export, start=options.start,
+    )  # fmt: skip

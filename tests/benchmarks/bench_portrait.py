@@ -275,8 +275,7 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
         if tries == 1:
             return txt2img(pipeline, recipe)
         made = torch.cat([txt2img(pipeline, one) for one in tries_of(recipe, tries)])
-        fits = zip(prompt_fits(made, words, pipeline.tokenizer), face_clearness(made), strict=True)
-        best = best_of([fit + clear for fit, clear in fits])
+        best = best_of(prompt_fits(made, words, pipeline.tokenizer), face_clearness(made))
         return made[best : best + 1]
 
     told = new_wishes(options.prompts, 20_261)
