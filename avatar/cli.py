@@ -38,6 +38,7 @@ class Hair(StrEnum):
     none = "none"
     short = "short"
     bob = "bob"
+    fringe = "fringe"
     long = "long"
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings")
 
-Hair = Literal["auto", "none", "short", "bob", "long"]
+Hair = Literal["auto", "none", "short", "bob", "fringe", "long"]
 
 
 @dataclass(frozen=True)

@@ -309,7 +309,8 @@ def _written(
 def dressed(found: Track, merged: MergedTexture, flame: Flame, outfit: Outfit, seed: int) -> Avatar:
     """The head of the identity with the merged skin, and iris and hair of its best view."""
     from avatar.bundle import Avatar, Manifest
-    from deca.appearance import hair_guess, iris_color
+    from deca.appearance import iris_color
+    from deca.hair_guess import hair_guess
 
     solved = found.solved
     # eyes and hair are read best from the front

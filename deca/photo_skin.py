@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from deca.appearance import to_lab
+from flame.srgb import srgb_to_lab
 
 _FOREHEAD = 0.35  # of the distance from brows to chin that the mask rises over the brows
 _CHROMA, _DARK, _BRIGHT = 14.0, 30.0, 35.0  # least tolerances in CIELAB
@@ -37,7 +37,7 @@ def skin_mask(
         middle = inside
     if not bool(middle.any()):
         return image.new_zeros(1, side, side)
-    lab = to_lab(image)
+    lab = srgb_to_lab(image)
     usual = lab[:, middle].median(1).values[:, None, None]
     off = lab - usual
     spread = off[:, middle].abs().median(1).values

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deca.appearance import HairGuess, Rgb, hair_guess, iris_color
+from deca.appearance import Rgb, iris_color
 from deca.code_net import CODE_VIEW, CodeNet
 from deca.codes import Codes, Crop
 from deca.crop import crop_square
 from deca.detect import Detection, detect
 from deca.encode import Encoding, encode_box, seen_by
 from deca.fit_pixels import PixelFitConfig
+from deca.hair_guess import HairGuess, hair_guess
 from deca.landmark_points import N_LANDMARKS, LandmarkPoints
 from deca.portrait import Portrait
 from deca.refine import Refiner

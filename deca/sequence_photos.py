@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deca.appearance import HairGuess, hair_guess, iris_color
+from deca.appearance import iris_color
 from deca.code_net import CODE_VIEW, CodeNet
 from deca.codes import Codes
 from deca.encode import seen_by
 from deca.fit_pixels import PixelFitConfig
+from deca.hair_guess import HairGuess, hair_guess
 from deca.multi_texture import MergedTexture, MultiTextureConfig, merge_views
 from deca.portrait import Portrait
 from deca.reconstruct import FIT_SIZE, VIEW, Located, Reconstruction, locate

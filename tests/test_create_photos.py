@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from avatar.cli import app
 from avatar.config import CreateSettings
 from avatar.pipeline import other_photos
-from deca.appearance import HairGuess
 from deca.code_net import load_code_net
 from deca.fit_pixels import PixelFitConfig
+from deca.hair_guess import HairGuess
 from deca.multi_texture import MultiTextureConfig
 from deca.portrait import Portrait
 from deca.sequence_identity import shared_shape
