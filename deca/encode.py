@@ -35,6 +35,8 @@ Box = tuple[float, float, float, float]
 
 STEEP_RAD = 0.87  # 50 degrees: a tilt beyond which the landmark network needs the crop turned
 _TURNED_VIEW = 2.4  # side of that crop over the box's
+# share of the held-out error that is held against a weight: an unsure network says little already
+_DOUBT = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +98,7 @@ def encode_box(
     answer = mean_answer(both[:1], mirrored_answer(both[1:], flip))
     # what was found out on few faces is not the same left and right
     sigma = (net.weight_sigma + net.weight_sigma[flip.weights]) / 2
-    answer = dataclasses.replace(answer, weights=settled(answer.weights, sigma))
+    answer = dataclasses.replace(answer, weights=settled(answer.weights, _DOUBT * sigma))
     codes = codes_of(answer, flame, net.landmarks.points)
     codes = exposed(codes, crop.image, flame, skin)
     points = crop.picture_points(answer.landmarks.mean[0] * net.side)[None]
