@@ -144,7 +144,8 @@ def _cells(picture: Float[Tensor, "3 H W"]) -> Int[Tensor, "H W"]:
             zip(srgb_to_lab(picture), _CELL, _CELLS, strict=True)
         )
     )
-    return (light * _CELLS[1] + green_red) * _CELLS[2] + blue_yellow
+    cells: Tensor = (light * _CELLS[1] + green_red) * _CELLS[2] + blue_yellow
+    return cells
 
 
 def _description_nats(cells: Int[Tensor, " N"]) -> float:
