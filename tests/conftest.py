@@ -10,13 +10,14 @@ from jaxtyping import install_import_hook
 
 # Before torch is loaded: its idle threads would spin on the cores that other threads work on.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
 # Before numba is: workers that fill one cache with librosa's machine code at once can crash on it.
 os.environ.setdefault(
     "NUMBA_CACHE_DIR",
     f"{Path(__file__).parents[1]}/.pytest_cache/numba/{os.environ.get('PYTEST_XDIST_WORKER', 'one')}",
 )
-
-import torch
 
 PACKAGES = ["assets", "avatar", "flame", "deca", "voice", "diffusion"]
 
