@@ -62,7 +62,9 @@ def test_a_slip_in_a_file_is_named(tmp_path, text, words):
 
 def test_of_a_choice_the_possible_values_are_named(tmp_path):
     path = written(tmp_path, 'hair = "mohawk"')
-    with pytest.raises(ValueError, match="'mohawk' is not known; use auto, none, short, bob, fringe or"):
+    with pytest.raises(
+        ValueError, match="'mohawk' is not known; use auto, none, short, bob, fringe or"
+    ):
         read_settings(path, CreateSettings)
 
 
