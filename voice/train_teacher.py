@@ -1,7 +1,7 @@
 """Train the teacher of the converter: clips found again from their sounds, melody and loudness.
 
-Once it is nearly there, a judge of patches sharpens its mels, as it does the converter's: what the
-teacher blurs the converter would learn to blur.
+A judge of patches may sharpen its mels, as it does the converter's. They are then nearer to the
+speakers, and a little noisier: the shipped converter's teacher had none.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TeacherTraining:
     decay_share: float = 1.0
     slope: float = 0.5  # weight of the mel's differences
     noise: float = 0.1  # on the narrowed sounds
-    judged_from: int = 1_500  # step
+    judged_from: int | None = None  # step; None: never
     judge_rate: float = 4e-4
     features: float = 0.5  # weight of what the judge sees
     adversarial: float = 0.05
@@ -97,7 +97,7 @@ def train(
             made = teacher(about, speakers, config.noise)
         total = mel_loss(made, wanted, config.slope)
         figures = {"mel": float((made - wanted).abs().mean().detach())}
-        if step >= config.judged_from:
+        if config.judged_from is not None and step >= config.judged_from:
             with halves:
                 judged = judge_loss(judge(wanted, speakers), judge(made.detach(), speakers))
             judged.backward()  # type: ignore[no-untyped-call]
@@ -153,7 +153,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, default=defaults.batch)
     add("--versions", type=int, default=4, help="other voices that each clip is heard in")
     add("--start", type=Path, help="a teacher of the same clips to go on from")
-    add("--judged-from", type=int, default=defaults.judged_from, help="step")
+    add("--judged-from", type=int, default=defaults.judged_from, help="step; never by default")
     add("--precision", choices=("no", "bf16"), default="no")
     add("--minutes", type=float, help="stop in time, whatever the step")
     add("--seed", type=int, default=0)
