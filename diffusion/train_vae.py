@@ -188,7 +188,9 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         "--pictures", type=Path, nargs="+", required=True, help="folders of pictures with captions"
     )
     parser.add_argument("--cache", type=Path, help="folder of read pictures; RUN by default")
-    parser.add_argument("--size", type=int, choices=(256, 128), default=256, help="pixels a side")
+    parser.add_argument(
+        "--size", type=int, choices=(256, 192, 128), default=256, help="pixels a side"
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -95,7 +95,7 @@ def pairs(clips, hears) -> ParallelClips:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         teacher = SoundTeacher(len(clips.clips), sounds_width(hears), width=8, depth=2).eval()
-    return ParallelClips(clips, SaidClips.of(clips, hears, 1, generator=generator), teacher)
+    return ParallelClips(clips, SaidClips.of(clips, hears, 1, generator=generator), [teacher])
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ class Echo(SoundTeacher):
 
 
 def test_pairs_across_speakers_are_in_time_at_the_asked_pitch_and_level(pairs):
-    pairs = dataclasses.replace(pairs, teacher=Echo(len(pairs.clips.clips)))
+    pairs = dataclasses.replace(pairs, teachers=[Echo(len(pairs.clips.clips))])
     batch = pairs.batch(8, 80, 80, 4, generator=torch.Generator().manual_seed(0))
     assert batch.heard.shape == batch.wanted.shape == (8, 1, 80, 80)
     heard, wanted = batch.heard[:, 0], batch.wanted[:, 0]
@@ -199,7 +199,7 @@ def test_pairs_across_speakers_are_in_time_at_the_asked_pitch_and_level(pairs):
 
 def test_a_teacher_of_another_corpus_is_refused(pairs):
     with pytest.raises(ValueError, match=r"knows 5 speakers, the corpus has 3"):
-        dataclasses.replace(pairs, teacher=Echo(5))
+        dataclasses.replace(pairs, teachers=[*pairs.teachers, Echo(5)])
 
 
 def test_a_teacher_learns_the_speakers_and_is_read_again(clips, hears, tmp_path):
@@ -376,7 +376,7 @@ def test_a_converter_goes_on_from_a_file(corpus, nets, tmp_path):
     for net in other.values():
         for weight in net.parameters():
             nn.init.zeros_(weight)
-    start_from(file, other)
+    start_from(file, other, nets.generator.config)
     for name, net in averaged.items():
         for one, same in zip(net.parameters(), other[name].parameters(), strict=True):
             torch.testing.assert_close(one, same, atol=1e-3, rtol=1e-3)

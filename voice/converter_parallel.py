@@ -1,4 +1,4 @@
-"""Pairs across speakers for the converter: a clip of one, and what a teacher makes of it.
+"""Pairs across speakers for the converter: a clip of one, and what teachers make of it.
 
 Nobody recorded the same sentence with the same melody twice; `sound_teacher` says how it would be.
 """
@@ -6,6 +6,7 @@ Nobody recorded the same sentence with the same melody twice; `sound_teacher` sa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,19 +27,27 @@ _RATIOS = (0.4, 2.5)
 
 @dataclass(frozen=True, eq=False)
 class ParallelClips:
-    """The clips, what is said in them, and the teacher that knows all their speakers."""
+    """The clips, what is said in them, and teachers that know all their speakers.
+
+    What is wanted is the mean of the teachers' mels.
+    """
 
     clips: PairedClips
     said: SaidClips
-    teacher: SoundTeacher
+    teachers: Sequence[SoundTeacher]
 
     def __post_init__(self) -> None:
-        known = self.teacher.speaker.num_embeddings
-        if known != len(self.clips.clips):
-            raise ValueError(
-                f"the teacher knows {known} speakers, the corpus has {len(self.clips.clips)}; "
-                "train it on this corpus with the same --leave-out"
-            )
+        for teacher in self.teachers:
+            known = teacher.speaker.num_embeddings
+            if known != len(self.clips.clips):
+                raise ValueError(
+                    f"the teacher knows {known} speakers, the corpus has {len(self.clips.clips)}; "
+                    "train it on this corpus with the same --leave-out"
+                )
+
+    @property
+    def _reach(self) -> int:
+        return max(teacher.reach for teacher in self.teachers)
 
     def mixed(
         self,
@@ -75,7 +84,8 @@ class ParallelClips:
         heard, said, gains = self._sources(
             reference.f0_hz * torch.exp2(octaves), frames, generator=generator
         )
-        wanted = self.teacher(said, speakers)[..., self.teacher.reach : -self.teacher.reach]
+        mels = torch.stack([teacher(said, speakers) for teacher in self.teachers])
+        wanted = mels.mean(dim=0)[..., self._reach : -self._reach]
         # a factor of the sound is a distance in the logarithm of its power
         moved = wanted + (2 * gains.log() / SPREAD)[:, None, None, None]
         floor = (math.log(MelConfig().floor) - MEAN) / SPREAD
@@ -97,7 +107,7 @@ class ParallelClips:
         self, wanted_hz: Float[Tensor, " B"], frames: int, *, generator: torch.Generator
     ) -> tuple[Float[Tensor, "B 1 M T"], Said, Float[Tensor, " B"]]:
         """Pieces as a conversion hears them, what is said in them, and their gains."""
-        hop, reach = MelConfig().hop_length, self.teacher.reach
+        hop, reach = MelConfig().hop_length, self._reach
         wide = frames + 2 * MARGIN
         rows, told, hertz, gains = [], [], [], []
         for target_hz in wanted_hz.tolist():

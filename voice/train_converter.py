@@ -289,7 +289,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--f0", type=Path, help="pitch network; without it the shipped one")
     parser.add_argument("--asr", type=Path, help="recogniser; without it the shipped one")
-    parser.add_argument("--teacher", type=Path, help="of the stage teacher, for the recipe paired")
+    parser.add_argument(
+        *("--teacher",),
+        type=Path,
+        action="append",
+        default=[],
+        help="of the stage teacher, for the recipe paired; the mean of several",
+    )
     parser.add_argument("--start", type=Path, help="a converter to start from, by the same recipe")
     parser.add_argument("--steps", type=int, default=20_000, help="of the recipe paired")
     parser.add_argument(

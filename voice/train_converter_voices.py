@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from voice.converter_grow import widened
 from voice.converter_pairs import PairedClips
 from voice.converter_plan import planned_voices
 from voice.corpus import Corpus
@@ -86,7 +88,7 @@ def run_paired(options: argparse.Namespace) -> None:
     from voice.train_converter import save_converter
     from voice.train_teacher import load_teacher
 
-    if options.teacher is None:
+    if not options.teacher:
         raise ValueError(
             "give --teacher FILE, what python -m voice.train teacher --export FILE wrote"
         )
@@ -116,10 +118,10 @@ def run_paired(options: argparse.Namespace) -> None:
         nets = PairNets.fresh(sizes, len(clips.clips), pitch)
     generator = torch.Generator().manual_seed(config.seed)
     said = SaidClips.of(clips, load_phoneme_net(), 0, generator=generator)
-    pairs = ParallelClips(clips, said, load_teacher(options.teacher))
+    pairs = ParallelClips(clips, said, [load_teacher(file) for file in options.teacher])
 
     def begin(converters: dict[str, nn.Module]) -> None:
-        start_from(options.start, converters)
+        start_from(options.start, converters, sizes)
 
     averaged = train_paired(
         pairs, nets, options.run, config, None if options.start is None else begin
@@ -135,15 +137,19 @@ def run_paired(options: argparse.Namespace) -> None:
         ship("converter", write, corpus, options.run, options.seed)
 
 
-def start_from(file: Path, converters: dict[str, nn.Module]) -> None:
-    """Fill the networks from a converter of the same sizes that this recipe wrote."""
-    from assets.weights import install_weights, read_tensors
+def start_from(file: Path, converters: dict[str, nn.Module], sizes: StarganConfig) -> None:
+    """Fill the networks from a converter that this recipe wrote, no wider than they are."""
+    from assets.weights import install_weights, read_metadata, read_tensors
 
     tensors = read_tensors(file)
+    before = StarganConfig(**json.loads(read_metadata(file)["sizes"]))
+    generator = torch.Generator().manual_seed(0)
     for name, net in converters.items():
         own = {
             key.removeprefix(f"{name}."): value.float()
             for key, value in tensors.items()
             if key.startswith(f"{name}.")
         }
+        if (before.dim_in, before.max_conv_dim) != (sizes.dim_in, sizes.max_conv_dim):
+            own = widened(net, own, before, sizes, generator=generator)
         install_weights(net, own, described=f"{file}'s {name}")
