@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 # What DIR of the shipped recipe held.
 _PICTURES = (
-    "Blender 5.0's world lights (CC0), scikit-learn's two sample images (CC BY 2.0, "
-    "danielbuechele and vultilion) and DEODR's hands (BSD)"
+    "Blender 4.2's world lights and 18 panoramas of Poly Haven (both CC0), and scikit-learn's two "
+    "sample images (CC BY 2.0, danielbuechele and vultilion)"
 )
 
 
