@@ -38,13 +38,13 @@ from diffusion.metadata import Record
 from diffusion.recipe import Extra, Recipe, to_json
 from diffusion.shipped_portrait import (
     FOLDER,
-    SAID,
     enlarged,
     fitted,
     has_reader,
     is_installed,
     is_shipped,
     place_of,
+    said,
 )
 from diffusion.write import says_generated, write_picture
 
@@ -119,8 +119,9 @@ def make_portraits(
         if chosen_by:
             model["chosen"] = chosen_by
         if is_shipped(source):
-            pictures = enlarged(pictures)
-            model["enlarged"] = SAID
+            with progress.stage("enlarging"):
+                pictures = enlarged(pictures, recipe)
+            model["enlarged"] = said()
         if is_cut:
             model["image"] = CUT
     if inputs.extras.finishes:

@@ -17,7 +17,7 @@ from avatar.portrait_draw import PortraitInputs, drawn_in_memory, open_pipeline
 from avatar.progress import Progress
 from avatar.video import write_video
 from diffusion.recipe import Recipe, to_json
-from diffusion.shipped_portrait import SAID, enlarged, is_shipped
+from diffusion.shipped_portrait import enlarged, is_shipped, said
 from diffusion.write import write_picture
 
 RATE_HZ = 8.0
@@ -50,7 +50,7 @@ def make_frames(
             recipe = first.change(toward=each.toward, size=size)
             recipe, picture = drawn_in_memory(pipeline, recipe, inputs, progress)
             if is_shipped(source):
-                picture = enlarged(picture)
+                picture = enlarged(picture, recipe)
             picture = inputs.extras.finished(picture, progress)
             written.append(write_picture(out / f"frame-{number:03d}.png", picture, recipe))
     silence = Audio(torch.zeros(1, round(24_000 * len(written) / RATE_HZ)))
@@ -62,7 +62,7 @@ def make_frames(
         "warnings": list(progress.warnings),
     }
     if is_shipped(source):
-        report["enlarged"] = SAID
+        report["enlarged"] = said()
     with replacing(out / "report.json") as path:
         path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return [*written, video, out / "report.json"]

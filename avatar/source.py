@@ -163,13 +163,13 @@ def _painted(
     from avatar.portrait_choice import face_clearness
     from deca.synth_styles import stylize
     from diffusion import Recipe, load_pipeline, txt2img
-    from diffusion.shipped_portrait import FOLDER, NAME, READER, UPSCALER, draw, has_reader
+    from diffusion.shipped_portrait import NAME, draw, networks
 
     if str(model) == NAME:
         image = draw(prompt, seed, face_clearness)
         used = tuple(
             dataclasses.replace(shipped_use(name), name=f"portrait: the shipped model {name}")
-            for name in (FOLDER, UPSCALER, *((READER,) if has_reader() else ()))
+            for name in networks()
         )
     else:
         image = txt2img(load_pipeline(model), Recipe(prompt=prompt, seed=seed))

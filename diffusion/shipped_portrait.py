@@ -1,4 +1,4 @@
-"""The portrait model that comes with the package: what it is drawn with, and its enlarging."""
+"""The portrait model that comes with the package: what it is drawn with, and its refiner."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from torch import Tensor
 
 from assets.errors import AssetError
 from assets.store import PACKAGE
+from diffusion.prompt import plain_text
+from diffusion.quiet import loading
 from diffusion.recipe import Recipe
-from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
+from diffusion.refiner import enlarged_draft, refined, refiner_pipeline
 
 if TYPE_CHECKING:
     from diffusion.caption_reader import CaptionReader
 
 NAME = "shipped"  # what it is called where a model is asked for
 # under assets/, and in its manifest
-FOLDER, UPSCALER, CONTROL = "portrait", "portrait-upscaler", "portrait-control"
-READER = "portrait-reader"
+FOLDER, CONTROL = "portrait", "portrait-control"
+READER, REFINER = "portrait-reader", "portrait-refiner"
 SIDE = 128  # px that it draws; pictures are twice as large when they are written
 # usual; chance in every step mends what a small model gets wrong in the step before
 SAMPLER, STEPS, CFG = "Euler a", 40, 3.0
 TRIES = 4  # drawings of a prompt, of which the reader keeps one
-SAID = "drawn at 128 pixels and made twice as large by the network portrait-upscaler"
 _MODEL = PACKAGE / FOLDER
-_ENLARGER = PACKAGE / UPSCALER / "upscaler.safetensors"
+_REFINER = PACKAGE / REFINER
 _CONTROL = PACKAGE / CONTROL
 _READER = PACKAGE / READER / "reader.safetensors"
 CONDITION = "face"  # what the ControlNet is shown
@@ -98,11 +99,11 @@ def draw(
     pipeline = load_pipeline(place_of(NAME))
     recipe = fitted(Recipe(prompt=prompt, seed=seed, sampler=SAMPLER, steps=STEPS, cfg=CFG))
     if not has_reader():
-        return enlarged(txt2img(pipeline, recipe))
+        return enlarged(txt2img(pipeline, recipe), recipe)
     pictures = torch.cat([txt2img(pipeline, one) for one in tries_of(recipe, TRIES)])
     fits = prompt_fits(pictures, prompt, pipeline.tokenizer)
     best = best_of(fits) if clearness is None else best_of(fits, clearness(pictures))
-    return enlarged(pictures[best : best + 1])
+    return enlarged(pictures[best : best + 1], recipe)
 
 
 def has_reader() -> bool:
@@ -129,14 +130,47 @@ def best_of(*scores: Sequence[float]) -> int:
     return sums.index(max(sums))
 
 
-def enlarged(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
-    """The model's pictures twice as large; as they are where the enlarger is not installed."""
-    return enlarge(_enlarger(), images) if _ENLARGER.is_file() else images
+def has_refiner() -> bool:
+    """Whether the network is there that draws pictures twice as large."""
+    return (_REFINER / "config.json").is_file()
+
+
+def networks() -> tuple[str, ...]:
+    """What takes part in a drawing, by the names in the package's manifest."""
+    there = {FOLDER: is_installed(), READER: has_reader(), REFINER: has_refiner()}
+    return tuple(name for name, is_there in there.items() if is_there)
+
+
+def said() -> str:
+    """How pictures come to their size, for reports."""
+    then = f"and drawn anew twice as large by the network {REFINER}" if has_refiner() else "alone"
+    return f"drawn at {SIDE} pixels {then}"
+
+
+def enlarged(images: Float[Tensor, "B 3 H W"], recipe: Recipe) -> Float[Tensor, "B 3 H2 W2"]:
+    """The model's pictures of a recipe drawn anew, twice as large; as they are without a refiner.
+
+    Between two prompts the nearer one is shown.
+    """
+    if not has_refiner():
+        return images
+    way = recipe.toward
+    prompt = recipe.prompt if way is None or way.share <= 0.5 else way.prompt
+    prompts = [plain_text(prompt)] * len(images)
+    return refined(_refiner(), prompts, enlarged_draft(images), seed=recipe.seed)
 
 
 @lru_cache(maxsize=1)
-def _enlarger() -> Upscaler:
-    return load_upscaler(_ENLARGER)
+def _refiner() -> Any:
+    from diffusers import UNet2DConditionModel
+
+    from diffusion import load_pipeline
+
+    with loading(REFINER):
+        unet = UNet2DConditionModel.from_pretrained(
+            _REFINER, use_safetensors=True, local_files_only=True, dtype=torch.float32
+        )
+    return refiner_pipeline(load_pipeline(_MODEL), unet.eval())
 
 
 @lru_cache(maxsize=1)

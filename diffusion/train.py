@@ -1,8 +1,8 @@
 """Training of diffusion models: `python -m diffusion.train STAGE --help`.
 
 lora and embedding teach a model of SD 1.x, 2.x or SDXL something new from a few photos; vae,
-portrait, upscaler, control and reader make the small portrait model, in that order, from folders
-of captioned pictures.
+portrait, refiner, control and reader make the small portrait model, in that order, from folders of
+captioned pictures.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from diffusion import (
     train_lora,
     train_portrait,
     train_reader,
+    train_refiner,
     train_ship,
-    train_upscaler,
     train_vae,
 )
 
@@ -29,9 +29,9 @@ _STAGES = {
     "embedding": train_embedding,
     "vae": train_vae,
     "portrait": train_portrait,
-    "upscaler": train_upscaler,
     "control": train_control,
     "reader": train_reader,
+    "refiner": train_refiner,
     "ship": train_ship,
 }
 

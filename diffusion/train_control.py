@@ -61,11 +61,10 @@ def run(options: argparse.Namespace) -> Path:
     from diffusion.fingerprint import model_hash
     from diffusion.load import load_pipeline
     from diffusion.train_files import rows_of, write_network
-    from diffusion.train_latents import CaptionedLatents, checksums_of, latents_of
+    from diffusion.train_latents import checksums_of, lessons_of
     from diffusion.train_noise import NoiseConfig, denoising_losses, training_scheduler
     from diffusion.train_pictures import Captioned, pixels_of, read_captions
     from diffusion.train_run import Run, descend, generator_at
-    from diffusion.train_text import token_ids
 
     if not 0 <= options.dropout < 1:
         raise ValueError(f"dropout={options.dropout} must be from 0 to below 1; 0.3 is usual")
@@ -85,14 +84,8 @@ def run(options: argparse.Namespace) -> Path:
         part.requires_grad_(False).eval()
     side = pipeline.vae_scale_factor * pipeline.unet.config.sample_size
     with accelerator.main_process_first():
-        pixels, conditions = pixels_of(found, side, cache), pixels_of(shown, side, cache)
-        sums = checksums_of(options.model)
-        latents = latents_of(pipeline.vae, pixels, sums[0], cache, mirror=False)
-    ways = max(1, *(len(picture.captions) for picture in found))
-    words = [picture.said(way) for picture in found for way in range(ways)]
-    ids = token_ids(pipeline.tokenizer, words).view(len(found), ways, 1, -1).expand(-1, -1, 2, -1)
-    scale = float(pipeline.vae.config.scaling_factor)
-    lessons = CaptionedLatents(latents, ids, token_ids(pipeline.tokenizer, [""])[0], scale)
+        conditions = pixels_of(shown, side, cache)
+        lessons = lessons_of(found, pipeline, checksums_of(options.model)[0], side, cache)
     net = portrait_control(pipeline.unet)
     if options.start is not None:
         _start_from(net, options.start)

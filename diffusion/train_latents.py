@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from assets.files import replacing, sha256_of
 from diffusion.train_files import rows_of
-from diffusion.train_pictures import to_floats
+from diffusion.train_pictures import Captioned, pixels_of, to_floats
+from diffusion.train_text import token_ids
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,23 @@ class CaptionedLatents:
             picked = self.latents[rows.numpy(), turned.long().numpy()]
             latents = torch.from_numpy(np.asarray(picked))
         return Lesson(latents.float() * self.scale, ids, rows)
+
+
+def lessons_of(
+    found: Sequence[Captioned], pipeline: Any, checksum: str, side: int, folder: Path
+) -> CaptionedLatents:
+    """Captioned pictures as a whole model's latents and words, none of them mirrored.
+
+    `checksum` is that of the model's autoencoder, whose latents are made once in `folder`.
+    """
+    latents = latents_of(
+        pipeline.vae, pixels_of(found, side, folder), checksum, folder, mirror=False
+    )
+    ways = max(1, *(len(picture.captions) for picture in found))
+    words = [picture.said(way) for picture in found for way in range(ways)]
+    ids = token_ids(pipeline.tokenizer, words).view(len(found), ways, 1, -1).expand(-1, -1, 2, -1)
+    scale = float(pipeline.vae.config.scaling_factor)
+    return CaptionedLatents(latents, ids, token_ids(pipeline.tokenizer, [""])[0], scale)
 
 
 def checksums_of(vae: Path) -> list[str]:

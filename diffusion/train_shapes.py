@@ -1,10 +1,10 @@
-"""The shapes of the small portrait model: autoencoder, text encoder and UNet, of three sizes."""
+"""The shapes of the small portrait model: autoencoder, text encoder and UNet, of two sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,23 +60,24 @@ class PortraitShape:
             )
 
 
-# what one processor core can train in an hour
-_SMALL = PortraitShape(
-    side=128,
-    # a face of 60 pixels is 8 latents wide: with four channels there is room for its colours
-    # or for its features, and with eight for no eyes that a short training finds
-    latents=12,
-    vae_widths=(16, 24, 48, 96),
-    vae_groups=2,  # a group of few channels loses the mean colour of a picture
-    unet_widths=(48, 96, 160),
-    head_width=32,
-    text_width=192,
-    text_layers=2,
-    text_tokens=64,
-    words=1024,
-)
-# the middle one starts from the small one's networks
-SIZES = {256: PortraitShape(), 192: replace(_SMALL, side=192), 128: _SMALL}
+# the smaller is what one processor core can train in an hour
+SIZES = {
+    256: PortraitShape(),
+    128: PortraitShape(
+        side=128,
+        # a face of 60 pixels is 8 latents wide: with four channels there is room for its colours
+        # or for its features, and with eight for no eyes that a short training finds
+        latents=12,
+        vae_widths=(16, 24, 48, 96),
+        vae_groups=2,  # a group of few channels loses the mean colour of a picture
+        unet_widths=(48, 96, 160),
+        head_width=32,
+        text_width=192,
+        text_layers=2,
+        text_tokens=64,
+        words=1024,
+    ),
+}
 
 
 def portrait_vae(shape: PortraitShape) -> AutoencoderKL:

@@ -1,6 +1,6 @@
 """Put a trained portrait model among the files that come with the package, and into their manifest.
 
-Copies the model's folder, its upscaler and the curves of their losses under assets/.
+Copies the model's folder and the curves of its losses under assets/.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from assets.errors import AssetError
 from assets.store import PACKAGE, ShippedModel, register
-from diffusion.shipped_portrait import CONTROL, FOLDER, READER, UPSCALER
+from diffusion.shipped_portrait import CONTROL, FOLDER, READER, REFINER
 from diffusion.train_files import replacing_folder
 
 CURVES = "training"  # folder of loss curves, in the model's own
@@ -26,11 +26,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, required=True, help="RUN/model of the portrait stage")
     add("--vae", type=Path, help="the same autoencoder with its decoder trained further")
-    add("--upscaler", type=Path, help="RUN/upscaler.safetensors of that stage")
     add("--recipe", required=True, help="the commands that made it")
     add("--pictures", type=int, required=True, help="how many it was trained on")
     add("--steps", type=int, required=True, help="of the portrait stage")
-    add("--upscaler-steps", type=int, default=0)
     add("--seed", type=int, default=0)
     add("--curve", type=Path, action="append", default=[], help="NAME.csv; several")
 
@@ -56,9 +54,6 @@ def run(options: argparse.Namespace) -> Path:
     side = trained.vae_scale_factor * trained.unet.config.sample_size
     pictures, seed, recipe = options.pictures, options.seed, options.recipe
     ship_portrait(whole, side, pictures, options.steps, seed, recipe=recipe)
-    if options.upscaler is not None:
-        steps = options.upscaler_steps
-        ship_upscaler(options.upscaler, 2 * side, pictures, steps, seed, recipe=recipe)
     return PACKAGE / FOLDER
 
 
@@ -104,33 +99,25 @@ def ship_portrait(
     )
 
 
-def ship_upscaler(
-    file: Path,
-    side: int,
-    pictures: int,
-    steps: int,
-    seed: int,
-    *,
-    recipe: str | None = None,
-    root: Path = PACKAGE,
-) -> ShippedModel:
-    """Copy the upscaler to assets/portrait-upscaler."""
-    place = root / UPSCALER / file.name
-    place.parent.mkdir(exist_ok=True)
-    shutil.copyfile(file, place)
-    return register(
-        name=UPSCALER,
-        purpose=f"portraits of {side // 2} pixels twice as large",
-        licence="MIT",
-        attribution=f"trained on {pictures} {_FROM}",
-        recipe=recipe or f"python -m diffusion.train upscaler --size {side} --steps {steps} --ship",
-        files=[place],
-        seed=seed,
-        steps=steps,
-    )
-
-
 def ship_control(
+    folder: Path, curve: Path, pictures: int, steps: int, seed: int, **more: Any
+) -> ShippedModel:
+    """Copy a ControlNet's folder and its curve to assets/portrait-control."""
+    purpose = "holds the portrait model to normals and landmarks of a head"
+    return _ship_network(CONTROL, purpose, folder, curve, pictures, steps, seed, **more)
+
+
+def ship_refiner(
+    folder: Path, curve: Path, pictures: int, steps: int, seed: int, **more: Any
+) -> ShippedModel:
+    """Copy a refiner's folder and its curve to assets/portrait-refiner."""
+    purpose = "draws the portrait model's pictures over, twice as large"
+    return _ship_network(REFINER, purpose, folder, curve, pictures, steps, seed, **more)
+
+
+def _ship_network(
+    name: str,
+    purpose: str,
     folder: Path,
     curve: Path,
     pictures: int,
@@ -141,18 +128,19 @@ def ship_control(
     figures: Mapping[str, float] | None = None,
     root: Path = PACKAGE,
 ) -> ShippedModel:
-    """Copy a ControlNet's folder and its curve to assets/portrait-control."""
-    place = root / CONTROL
+    """Copy one network's folder and its curve to assets/NAME, with `recipe` if a stage is more."""
+    place = root / name
     check_sizes(sorted(path for path in folder.rglob("*") if path.is_file()))
     with replacing_folder(place) as making:
         shutil.copytree(folder, making, dirs_exist_ok=True)
         shutil.copyfile(curve, making / "loss.csv")
+    stage = name.rpartition("-")[2]
     return register(
-        name=CONTROL,
-        purpose="holds the portrait model to normals and landmarks of a head",
+        name=name,
+        purpose=purpose,
         licence="MIT",
         attribution=f"trained on {pictures} {_FROM}",
-        recipe=recipe or f"python -m diffusion.train control --steps {steps} --ship",
+        recipe=recipe or f"python -m diffusion.train {stage} --steps {steps} --ship",
         files=sorted(path for path in place.rglob("*") if path.is_file()),
         seed=seed,
         steps=steps,

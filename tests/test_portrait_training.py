@@ -16,7 +16,7 @@ from tiny_portrait import TINY, train_tiny, trained, write_colours
 
 from assets.errors import AssetError
 from assets.image import write_image
-from diffusion import Recipe, load_pipeline, train_portrait, train_upscaler, train_vae, txt2img
+from diffusion import Recipe, load_pipeline, train_portrait, train_vae, txt2img
 from diffusion.train_latents import CaptionedLatents
 from diffusion.train_pictures import (
     Captioned,
@@ -36,7 +36,6 @@ from diffusion.train_shapes import (
 from diffusion.train_ship import check_sizes
 from diffusion.train_squares import level_latents
 from diffusion.train_text import learn_words, read_tokenizer, write_tokenizer
-from diffusion.train_upscaler_net import Upscaler, enlarge, load_upscaler
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -307,23 +306,6 @@ def test_the_judge_moves_the_autoencoder_but_its_own_weights_only_by_its_own_los
     same, plain, _ = gradients(train_vae.VaeConfig(judge=0.0))
     assert all(torch.equal(a, b) for a, b in zip(own, same, strict=True))
     assert (moved - plain).abs().max() > 1e-6 and float(parts["judge"]) > 0
-
-
-def test_an_upscaler_starts_at_bicubic_and_beats_it_on_what_it_has_seen(tmp_path, generator):
-    small = torch.rand(1, 3, 8, 8, generator=generator)
-    bicubic = torch.nn.functional.interpolate(small, scale_factor=2, mode="bicubic")
-    assert torch.equal(enlarge(Upscaler(8, 1), small), bicubic.clamp(0, 1))
-    stripes = torch.zeros(1, 3, 32, 32)
-    stripes[..., ::4] = stripes[..., 1::4] = 1
-    write_image(tmp_path / "stripes.png", stripes)
-    file = trained(train_upscaler, tmp_path, tmp_path / "run", "--steps", "80", "--batch", "1",
-                   "--size", "32", "--width", "8", "--blocks", "1", "--rate", "1e-2")  # fmt: skip
-    half = torch.nn.functional.interpolate(
-        stripes, scale_factor=0.5, mode="bicubic", antialias=True
-    ).clamp(0, 1)
-    plain = torch.nn.functional.interpolate(half, scale_factor=2, mode="bicubic").clamp(0, 1)
-    made = enlarge(load_upscaler(file), half)
-    assert (made - stripes).abs().mean() < 0.5 * (plain - stripes).abs().mean()
 
 
 def test_what_is_too_large_for_the_package_is_not_shipped(model, tmp_path):

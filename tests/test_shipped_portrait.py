@@ -19,7 +19,7 @@ from avatar.controls import open_controlled
 from avatar.portrait import make_portraits
 from avatar.portrait_draw import PortraitInputs
 from avatar.portrait_like import HeadGuide
-from diffusion import load_pipeline
+from diffusion import load_pipeline, txt2img
 from diffusion.recipe import Recipe
 from diffusion.shipped_portrait import (
     CFG,
@@ -27,10 +27,10 @@ from diffusion.shipped_portrait import (
     FOLDER,
     NAME,
     READER,
+    REFINER,
     SAMPLER,
     SIDE,
     STEPS,
-    UPSCALER,
     enlarged,
     fitted,
     has_control,
@@ -61,7 +61,7 @@ def test_it_is_a_stable_diffusion_folder_in_small_shards():
         assert (PLACE / part).is_dir(), part
     sizes = [path.stat().st_size for path in PLACE.rglob("*") if path.is_file()]
     assert max(sizes) < 16_000_000 and sum(sizes) < 80_000_000
-    for name in (FOLDER, UPSCALER, READER):
+    for name in (FOLDER, READER, REFINER):
         assert shipped_model(name).fault() is None
     told = [path.read_text(encoding="utf-8") for path in PLACE.rglob("*config.json")]
     assert len(told) >= 4 and not any("_name_or_path" in text for text in told)
@@ -109,8 +109,8 @@ def test_an_avatars_portrait_is_drawn_by_it_and_its_record_says_so():
     named = [(use.name, use.licence, len(use.sha256)) for use in source.models]
     assert named == [
         ("portrait: the shipped model portrait", "MIT", 64),
-        ("portrait: the shipped model portrait-upscaler", "MIT", 64),
         ("portrait: the shipped model portrait-reader", "MIT", 64),
+        ("portrait: the shipped model portrait-refiner", "MIT", 64),
     ]
 
 
@@ -150,13 +150,14 @@ def test_settings_that_suit_it_are_for_it_alone(monkeypatch):
 
 
 @installed
-def test_enlarging_doubles_and_keeps_what_is_seen(generator):
-    coarse = torch.rand(1, 3, 4, 4, generator=generator)
-    picture = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
-    larger = enlarged(picture)
-    assert larger.shape == (1, 3, 64, 64)
-    back = torch.nn.functional.avg_pool2d(larger, 2)
-    assert float((back - picture).abs().mean()) < 0.05
+def test_a_drawing_is_drawn_anew_twice_as_large_and_keeps_what_is_seen():
+    recipe = fitted(Recipe("a woman with red hair, plain blue background", steps=8, seed=4))
+    draft = txt2img(load_pipeline(PLACE), recipe)
+    larger = enlarged(draft, recipe)
+    assert larger.shape == (1, 3, 2 * SIDE, 2 * SIDE)
+    assert torch.equal(larger, enlarged(draft, recipe))
+    back = torch.nn.functional.avg_pool2d(larger, 16)
+    assert float((back - torch.nn.functional.avg_pool2d(draft, 8)).abs().mean()) < 0.05
 
 
 class Blind:

@@ -258,6 +258,7 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
         STEPS,
         best_of,
         enlarged,
+        fitted,
         prompt_fits,
         tries_of,
         usual_tries,
@@ -271,21 +272,21 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
 
     def drawing(words: str, seed: int) -> Tensor:
         """One picture as a user gets it."""
-        recipe = Recipe(prompt=words, seed=seed, **how)
+        recipe = fitted(Recipe(prompt=words, seed=seed, **how))
         if tries == 1:
-            return txt2img(pipeline, recipe)
+            return enlarged(txt2img(pipeline, recipe), recipe)
         made = torch.cat([txt2img(pipeline, one) for one in tries_of(recipe, tries)])
         best = best_of(prompt_fits(made, words, pipeline.tokenizer), face_clearness(made))
-        return made[best : best + 1]
+        return enlarged(made[best : best + 1], recipe)
 
     told = new_wishes(options.prompts, 20_261)
     prompts = [full_caption(wish) for wish in told]
     started = time.perf_counter()
-    drawn = torch.cat([drawing(words, k) for k, words in enumerate(prompts)])
+    large = torch.cat([drawing(words, k) for k, words in enumerate(prompts)])
     took = (time.perf_counter() - started) / len(prompts)
     labels = [{name: label(wish, name) for name in FAMILIES} for wish in told]
+    drawn = nn.functional.interpolate(large, (SIDE, SIDE), mode="area")
     accuracy = agreement(net.read(drawn), labels)
-    large = enlarged(drawn)
     faces = [len(detect_all(large[k : k + 1])) for k in range(len(large))]
     drawings = [wish["style"] in _COLOURLESS for wish in told]
     one = [count == 1 for count in faces]

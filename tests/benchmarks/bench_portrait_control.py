@@ -71,8 +71,10 @@ def main() -> None:
         condition = torch.nn.functional.avg_pool2d(one.shown.condition, 2)
         drawn = {
             "renders": one.image,
-            "held": own.enlarged(conditioned(held, recipe, [condition], scales=[options.strict])),
-            "free": own.enlarged(txt2img(free, recipe)),
+            "held": own.enlarged(
+                conditioned(held, recipe, [condition], scales=[options.strict]), recipe
+            ),
+            "free": own.enlarged(txt2img(free, recipe), recipe),
         }
         for name, picture in drawn.items():
             errors.setdefault(name, []).append(error(reader, picture, one.shown.points))
