@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
@@ -17,6 +17,10 @@ from torch import Tensor
 from assets.errors import AssetError
 from assets.weights import load_weights
 from diffusion.train_options import accelerator_of, add_run_options, run_config
+
+if TYPE_CHECKING:
+    from diffusion.train_latents import Lesson
+    from diffusion.train_noise import Predict
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +66,9 @@ def run(options: argparse.Namespace) -> Path:
     from diffusion.load import load_pipeline
     from diffusion.train_files import rows_of, write_network
     from diffusion.train_latents import checksums_of, lessons_of
-    from diffusion.train_noise import NoiseConfig, denoising_losses, training_scheduler
+    from diffusion.train_noise import NoiseConfig, prompted_loss
     from diffusion.train_pictures import Captioned, pixels_of, read_captions
-    from diffusion.train_run import Run, descend, generator_at
+    from diffusion.train_run import Run, descend
 
     if not 0 <= options.dropout < 1:
         raise ValueError(f"dropout={options.dropout} must be from 0 to below 1; 0.3 is usual")
@@ -94,34 +98,25 @@ def run(options: argparse.Namespace) -> Path:
     told = {"pictures": len(found), "model": model_hash(options.model)}
     told |= {"descent": config.descent, "seed": config.seed}
     training = Run(options.run, weights, config, told)
-    scheduler = training_scheduler(pipeline.scheduler.config)
     log.info(
         "%d pictures, %.1f million numbers",
         *(len(found), sum(w.numel() for w in weights.values()) / 1e6),
     )
 
-    def loss_of(number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = generator_at(config.seed, number)
-        lesson = lessons.draw(config.batch, options.dropout, generator=generator)
+    def predictor(lesson: Lesson, heard: Tensor) -> Predict:
         condition = torch.from_numpy(rows_of(conditions, lesson.rows)).to(device).float() / 255
-        with accelerator.autocast():
-            with torch.no_grad():
-                heard = pipeline.text_encoder(lesson.ids.to(device))[0]
 
-            def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-                down, middle = net(
-                    noisy, timesteps, heard, controlnet_cond=condition, return_dict=False
-                )
-                made: Tensor = pipeline.unet(
-                    noisy, timesteps, heard,
-                    down_block_additional_residuals=down, mid_block_additional_residual=middle,
-                ).sample  # fmt: skip
-                return made
-
-            losses = denoising_losses(
-                predict, lesson.latents.to(device), scheduler, noise, generator=generator
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            down, middle = net(
+                noisy, timesteps, heard, controlnet_cond=condition, return_dict=False
             )
-        return losses.mean(), {}
+            made: Tensor = pipeline.unet(
+                noisy, timesteps, heard,
+                down_block_additional_residuals=down, mid_block_additional_residual=middle,
+            ).sample  # fmt: skip
+            return made
+
+        return predict
 
     def on_save() -> None:
         net.eval()
@@ -135,7 +130,7 @@ def run(options: argparse.Namespace) -> Path:
 
     last = descend(
         training,
-        loss_of,
+        prompted_loss(pipeline, lessons, predictor, accelerator, config, options.dropout, noise),
         accelerator,
         minutes=options.minutes,
         pause_minutes=options.pause_after,

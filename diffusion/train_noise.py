@@ -11,6 +11,9 @@ from diffusers import DDPMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffusion.train_latents import CaptionedLatents, Lesson
+from diffusion.train_run import LossOf, RunConfig, generator_at
+
 Predict: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # of noisy latents and their timesteps
 
 
@@ -104,3 +107,33 @@ def denoising_losses(
     if config.min_snr is None:
         return errors
     return errors * min_snr_weights(signal_to_noise(scheduler, timesteps), config.min_snr, kind)
+
+
+def prompted_loss(
+    pipeline: Any,
+    lessons: CaptionedLatents,
+    predictor: Callable[[Lesson, Tensor], Predict],
+    accelerator: Any,
+    config: RunConfig,
+    dropout: float,
+    noise: NoiseConfig,
+) -> LossOf:
+    """The loss of a network beside a whole model, whose text encoder stays as it is.
+
+    `predictor` makes what is asked of a batch from it and from its captions as they are heard.
+    """
+    scheduler = training_scheduler(pipeline.scheduler.config)
+    device = accelerator.device
+
+    def loss_of(number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = generator_at(config.seed, number)
+        lesson = lessons.draw(config.batch, dropout, generator=generator)
+        with accelerator.autocast():
+            with torch.no_grad():
+                heard = pipeline.text_encoder(lesson.ids.to(device))[0]
+            predict = predictor(lesson, heard)
+            latents = lesson.latents.to(device)
+            losses = denoising_losses(predict, latents, scheduler, noise, generator=generator)
+        return losses.mean(), {}
+
+    return loss_of

@@ -21,6 +21,8 @@ from assets.files import replacing
 from diffusion.train_options import accelerator_of, add_run_options, run_config
 
 if TYPE_CHECKING:
+    from diffusion.train_latents import Lesson
+    from diffusion.train_noise import Predict
     from diffusion.train_pictures import Captioned
 
 log = logging.getLogger(__name__)
@@ -117,9 +119,9 @@ def run(options: argparse.Namespace) -> Path:
     from diffusion.refiner import refined, refiner_pipeline
     from diffusion.train_files import write_network, write_sheet
     from diffusion.train_latents import checksums_of, lessons_of
-    from diffusion.train_noise import NoiseConfig, denoising_losses, training_scheduler
+    from diffusion.train_noise import NoiseConfig, prompted_loss
     from diffusion.train_pictures import read_captions
-    from diffusion.train_run import Run, descend, generator_at
+    from diffusion.train_run import Run, descend
 
     if not 0 <= options.dropout < 1:
         raise ValueError(f"dropout={options.dropout} must be from 0 to below 1; 0.2 is usual")
@@ -142,28 +144,19 @@ def run(options: argparse.Namespace) -> Path:
     weights = dict(unet.named_parameters())
     told = {"pictures": len(found), "model": known, "seed": config.seed, "descent": config.descent}
     training = Run(options.run, weights, config, told)
-    scheduler = training_scheduler(pipeline.scheduler.config)
     log.info("%d pictures of %d px", len(found), side)
 
     def drafted(rows: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(drafts[rows.numpy()])).float().to(device)
 
-    def loss_of(number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = generator_at(config.seed, number)
-        lesson = lessons.draw(config.batch, options.dropout, generator=generator)
+    def predictor(lesson: Lesson, heard: Tensor) -> Predict:
         shown = drafted(lesson.rows)
-        with accelerator.autocast():
-            with torch.no_grad():
-                heard = pipeline.text_encoder(lesson.ids.to(device))[0]
 
-            def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-                made: Tensor = unet(torch.cat([noisy, shown], dim=1), timesteps, heard).sample
-                return made
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            made: Tensor = unet(torch.cat([noisy, shown], dim=1), timesteps, heard).sample
+            return made
 
-            losses = denoising_losses(
-                predict, lesson.latents.to(device), scheduler, noise, generator=generator
-            )
-        return losses.mean(), {}
+        return predict
 
     def on_save() -> None:
         unet.eval()
@@ -178,7 +171,7 @@ def run(options: argparse.Namespace) -> Path:
 
     last = descend(
         training,
-        loss_of,
+        prompted_loss(pipeline, lessons, predictor, accelerator, config, options.dropout, noise),
         accelerator,
         minutes=options.minutes,
         pause_minutes=options.pause_after,
