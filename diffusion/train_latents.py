@@ -79,6 +79,11 @@ def checksums_of(vae: Path) -> list[str]:
     return [sha256_of(path) for path in sorted(used.glob("*.safetensors"))]
 
 
+def read_name(pixels: Any) -> str:
+    """What tells a mapped file of `pixels_of` from those of other pictures."""
+    return Path(str(getattr(pixels, "filename", ""))).stem.removeprefix("pixels-")
+
+
 @torch.no_grad()
 def latents_of(
     vae: Any, pixels: Any, checksum: str, folder: Path, *, mirror: bool = True, batch: int = 32
@@ -88,8 +93,7 @@ def latents_of(
     The means alone: the autoencoder's own noise is far below that of any step. `pixels` are a
     mapped file of `pixels_of`, whose name and the autoencoder's checksum make this one's.
     """
-    read = Path(str(getattr(pixels, "filename", ""))).stem.removeprefix("pixels-")
-    name = f"{read}-{checksum[:16]}"
+    name = f"{read_name(pixels)}-{checksum[:16]}"
     path = folder / f"latents-{name}{'' if mirror else '-plain'}.npy"
     if not path.is_file():
         log.info("encoding %d pictures into %s", len(pixels), path)

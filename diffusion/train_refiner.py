@@ -52,24 +52,25 @@ def refiner_unet(unet: Any) -> Any:
 
 @torch.no_grad()
 def drafts_of(
-    found: Sequence[Captioned], pipeline: Any, name: str, folder: Path, *, seed: int
+    found: Sequence[Captioned], pipeline: Any, known: str, folder: Path, *, seed: int
 ) -> Any:
     """The latents of each picture's enlarged draft, in a file that is made once, [N, C, h, w].
 
-    `name` tells it from those of other pictures and models.
+    The file of the pictures as they are read and the model's hash `known` make this one's name.
     """
     from diffusers import StableDiffusionImg2ImgPipeline
 
     from diffusion.quiet import loading
     from diffusion.refiner import enlarged_draft
     from diffusion.train_files import rows_of
+    from diffusion.train_latents import read_name
     from diffusion.train_pictures import pixels_of
 
     side = int(pipeline.vae_scale_factor * pipeline.unet.config.sample_size)
-    path = folder / f"drafts-{name}-{seed}.npy"
+    pixels = pixels_of(found, side, folder)
+    path = folder / f"drafts-{read_name(pixels)}-{known[:16]}-{seed}.npy"
     if not path.is_file():
         log.info("drafting %d pictures into %s", len(found), path)
-        pixels = pixels_of(found, side, folder)
         parts = ("vae", "text_encoder", "tokenizer", "unet", "safety_checker", "feature_extractor")
         with loading("the portrait model", whole=False):
             drawer = StableDiffusionImg2ImgPipeline(
@@ -138,7 +139,7 @@ def run(options: argparse.Namespace) -> Path:
     known = model_hash(options.model)
     side = 2 * pipeline.vae_scale_factor * pipeline.unet.config.sample_size
     with accelerator.main_process_first(), accelerator.autocast():
-        drafts = drafts_of(found, pipeline, f"{len(found)}-{known[:16]}", cache, seed=config.seed)
+        drafts = drafts_of(found, pipeline, known, cache, seed=config.seed)
         lessons = lessons_of(found, pipeline, checksums_of(options.model)[0], side, cache)
     unet = refiner_unet(pipeline.unet).to(device).requires_grad_(True).train()
     weights = dict(unet.named_parameters())

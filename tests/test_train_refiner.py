@@ -10,7 +10,8 @@ from tiny_portrait import train_tiny, trained, write_colours
 from assets.image import read_image
 from diffusion import load_pipeline, train_refiner
 from diffusion.refiner import enlarged_draft, refined, refiner_pipeline
-from diffusion.train_refiner import refiner_unet
+from diffusion.train_pictures import read_captions
+from diffusion.train_refiner import drafts_of, refiner_unet
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,19 @@ def test_it_starts_as_the_models_own_unet_whatever_the_draft(model, generator):
         after = other(torch.cat([noisy, draft], dim=1), 500, heard).sample
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
     assert (other.config.in_channels, other.config.sample_size) == (8, 4)
+
+
+def test_drafts_are_kept_for_the_same_pictures_alone(model, pictures, tmp_path):
+    found = read_captions([pictures])
+    pipeline = load_pipeline(model)
+
+    def drafts(some):
+        return drafts_of(some, pipeline, "0123456789abcdef", tmp_path, seed=1)
+
+    first, other = drafts(found[:2]), drafts(found[2:4])
+    assert first.shape == (2, 4, 4, 4)
+    assert (first != other).any() and (drafts(found[:2]) == first).all()
+    assert len(list(tmp_path.glob("drafts-*.npy"))) == 2
 
 
 def test_it_draws_what_drafts_show_where_words_say_nothing(model, pictures, tmp_path):
