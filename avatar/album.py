@@ -18,12 +18,22 @@ from assets.files import replacing, sha256_of
 from assets.image import read_image
 from avatar.album_page import write_page
 from avatar.album_rank import Judge, Scores, places
-from avatar.album_styles import AlbumStyle, worded
+from avatar.album_styles import AlbumStyle, draws_style, worded
+from avatar.portrait_draw import LAYOUT, shipped_extras
 from avatar.progress import Progress
 from avatar.sheet import Panel, SheetConfig, lay_out
 from diffusion.fingerprint import model_hash
 from diffusion.metadata import read_record
-from diffusion.recipe import Recipe, to_json
+from diffusion.recipe import Extra, Recipe, to_json
+from diffusion.shipped_portrait import (
+    NAME,
+    fitted,
+    has_control,
+    is_shipped,
+    model_name,
+    place_of,
+    said,
+)
 from diffusion.write import write_picture
 
 ALBUM, SHEET, PAGE = "album.json", "sheet.png", "index.html"
@@ -35,11 +45,16 @@ _COLUMNS = 8  # of the sheet; more seeds go on in further rows
 class AlbumInputs:
     """What goes in beside the prompt and the styles."""
 
-    model: Path | str
+    model: Path | str | None = None  # None is the shipped one
     photo: Path | None = None  # that every picture is drawn over, and is to look like
     clip: Path | str | None = None  # None is the model's own, if it brings one
     lora_dir: Path | None = None
     device: str = "auto"
+
+    @property
+    def source(self) -> Path | str:
+        """Where the model is."""
+        return place_of(NAME if self.model is None else self.model)
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,10 @@ def make_album(
         raise ValueError(f"seeds={seeds} must be from 1 to 100")
     if not styles:
         raise ValueError("no style is left; give at least one, such as --styles 'oil painting'")
+    if is_shipped(inputs.source):
+        for style in styles:
+            if not draws_style(style):
+                progress.warn(f"the shipped model does not know {style.name!r}: it draws photos")
     entries = plan(recipe, styles, seeds, inputs)
     missing = [one for one in entries if not is_finished(out / one.file, one.recipe)]
     if len(missing) < len(entries):
@@ -86,7 +105,7 @@ def make_album(
         for one in entries
     ]
     known = _known_scores(out / ALBUM)
-    judge = Judge.open(inputs.model, inputs.clip, inputs.photo)
+    judge = Judge.open(inputs.source, inputs.clip, inputs.photo)
     with progress.stage("rank"):
         scored = []
         for number, one in enumerate(entries):
@@ -97,6 +116,8 @@ def make_album(
             progress.step(number + 1, len(entries))
     ranks = places([one.scores for one in scored])
     scored = [replace(one, place=place) for one, place in zip(scored, ranks, strict=True)]
+    if is_shipped(inputs.source):
+        progress.note(f"the shipped model's pictures are {said()}")
     for reason in judge.missing:
         progress.note(reason)
     with progress.stage("write the album"):
@@ -110,8 +131,11 @@ def plan(
     recipe: Recipe, styles: Sequence[AlbumStyle], seeds: int, inputs: AlbumInputs
 ) -> list[Entry]:
     """The pictures that belong into the album, a style after the other."""
-    changes: dict[str, Any] = {"model": str(inputs.model), "model_hash": model_hash(inputs.model)}
+    source = inputs.source
+    changes: dict[str, Any] = {"model": model_name(source), "model_hash": model_hash(source)}
     changes |= {"batch": 1, "kind": "txt2img"}
+    if is_shipped(source):
+        recipe = fitted(recipe)
     if inputs.photo is not None:
         if not inputs.photo.is_file():
             raise AssetError(f"{inputs.photo} is not there; check the path of the photo")
@@ -120,11 +144,19 @@ def plan(
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two styles are called {double!r}; give each a name of its own")
+    held = inputs.photo is None and has_control()
+
+    def own(seed: int) -> tuple[Extra, ...]:
+        return shipped_extras(head=seed if held else None) if is_shipped(source) else ()
+
     return [
         Entry(
             style.name,
             recipe.change(
-                prompt=worded(recipe.prompt, style), seed=recipe.seed + number, **changes
+                prompt=worded(recipe.prompt, style),
+                seed=recipe.seed + number,
+                extras=own(recipe.seed + number),
+                **changes,
             ),
             f"{_FOLDER}/{style.file_name}-{recipe.seed + number}.png",
         )
@@ -145,26 +177,30 @@ def is_finished(path: Path, recipe: Recipe) -> bool:
 
 
 def _draw(entries: Sequence[Entry], out: Path, inputs: AlbumInputs, progress: Progress) -> None:
-    from avatar.controls import open_controlled
-    from diffusion.adapters import use_loras
+    from avatar.portrait_draw import PortraitInputs, drawn, enlarged_drawings, open_pipeline
+    from avatar.portrait_photo import with_cut
+    from avatar.transfer_source import FaceReader
     from diffusion.compute import memory_in_words
     from diffusion.draw import size_of
-    from diffusion.from_picture import img2img
-    from diffusion.from_prompt import txt2img
 
     first = entries[0].recipe
+    given = PortraitInputs(
+        image=inputs.photo,
+        lora_dir=inputs.lora_dir,
+        device=inputs.device,
+        layout=any(one.kind == LAYOUT for one in first.extras),
+    )
     with progress.stage("open the model"):
-        pipeline = open_controlled(inputs.model, (), first, inputs.device)
-        if first.all_loras():
-            use_loras(pipeline, list(first.all_loras()), inputs.lora_dir)
-    photo = None if inputs.photo is None else read_image(inputs.photo)
+        pipeline = open_pipeline(inputs.source, first, given, progress)
+    if is_shipped(inputs.source) and inputs.photo is not None:
+        given, _ = with_cut(given, FaceReader(), progress)
     with progress.stage("draw"):
         for number, one in enumerate(entries):
             recipe = one.recipe.change(size=size_of(pipeline, one.recipe))
             with memory_in_words("at one picture", "ask for a smaller --size, or --device cpu"):
-                picture = (
-                    txt2img(pipeline, recipe) if photo is None else img2img(pipeline, recipe, photo)
-                )
+                recipe, picture = drawn(pipeline, recipe, given, Progress())
+                if is_shipped(inputs.source):
+                    picture = enlarged_drawings(picture, recipe, given)
             write_picture(out / one.file, picture, recipe)
             progress.step(number + 1, len(entries))
 
@@ -184,7 +220,8 @@ def _write_index(
 ) -> None:
     index = {
         "prompt": recipe.prompt,
-        "model": str(inputs.model),
+        "model": model_name(inputs.source),
+        "enlarged": said() if is_shipped(inputs.source) else None,
         "photo": None if inputs.photo is None else inputs.photo.name,
         "judge": judge.name,
         "not_ranked_by": list(judge.missing),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -15,8 +15,7 @@ from assets.files import sha256_of
 from assets.image import read_image
 from avatar.transfer_source import FaceReader
 
-if TYPE_CHECKING:
-    from diffusion.prompt_fit import PromptFit
+Fit: TypeAlias = Callable[[Tensor, str], float]  # of a picture and its prompt; more is better
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Scores:
 
     shape_distance: float | None = None  # of identity codes, root mean square, standard deviations
     landmark_mm: float | None = None  # mean distance of 68 points of both neutral heads
-    prompt_fit: float | None = None  # cosine of a CLIP-like model
+    prompt_fit: float | None = None  # cosine of a CLIP-like model, or what the reader says of it
     note: str = ""
 
 
@@ -53,7 +52,7 @@ class Judge:
     """Scores pictures by what is there to judge them with."""
 
     def __init__(
-        self, fit: PromptFit | None, person: Person | None, reader: FaceReader, name: str
+        self, fit: Fit | None, person: Person | None, reader: FaceReader, name: str
     ) -> None:
         self._fit, self._person, self._reader, self.name = fit, person, reader, name
 
@@ -67,11 +66,8 @@ class Judge:
                 person = Person.read(read_image(photo), reader)
             except ValueError as error:
                 raise ValueError(f"{photo}: {error}") from error
-        from diffusion.prompt_fit import fit_of_model, load_prompt_fit
-
-        source = clip if clip is not None else fit_of_model(model)
-        fit = None if source is None else load_prompt_fit(source)
-        name = f"{'' if photo is None else sha256_of(photo)[:16]}+{source or ''}"
+        fit, by = _fit_by(model, clip)
+        name = f"{'' if photo is None else sha256_of(photo)[:16]}+{by}"
         return Judge(fit, person, reader, name)
 
     @property
@@ -95,8 +91,27 @@ class Judge:
                 shape, landmark = self._person.distances(drawn)
             except ValueError as error:
                 note = " ".join(str(error).split())
-        fit = None if self._fit is None else float(self._fit.cosines(picture, [prompt])[0])
+        fit = None if self._fit is None else self._fit(picture, prompt)
         return Scores(_rounded(shape), _rounded(landmark), _rounded(fit), note)
+
+
+def _fit_by(model: Path | str, clip: Path | str | None) -> tuple[Fit | None, str]:
+    """Who says how well a picture fits a prompt, and its name.
+
+    The CLIP model that is named, else the one that comes with the model, else the shipped model's
+    reader for its own drawings; nobody where there is none.
+    """
+    from diffusion.prompt_fit import fit_of_model, load_prompt_fit
+    from diffusion.shipped_portrait import READER, has_reader, is_shipped, open_reader
+
+    source = clip if clip is not None else fit_of_model(model)
+    if source is not None:
+        towers = load_prompt_fit(source)
+        return lambda picture, prompt: float(towers.cosines(picture, [prompt])[0]), str(source)
+    if is_shipped(model) and has_reader():
+        reader = open_reader()
+        return lambda picture, prompt: reader.scores(picture, prompt)[0], READER
+    return None, ""
 
 
 def places(scores: Sequence[Scores]) -> list[int | None]:

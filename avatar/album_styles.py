@@ -8,13 +8,14 @@ from pathlib import Path
 
 from assets.errors import AssetError
 from assets.files import safe_name
+from deca.prompt_words import read_prompt
 
 PLACEHOLDER = "{style}"
 PRESETS = {
     "photo": "studio portrait photo, soft window light, 85mm lens, sharp eyes",
     "oil painting": "oil painting, visible brush strokes, rich colours, canvas",
     "watercolour": "watercolour painting, wet paper, soft edges",
-    "anime": "anime style, cel shading, clean line art, large expressive eyes",
+    "anime": "anime style, cel shading, clean lines, large expressive eyes",
     "pencil": "pencil drawing, fine hatching, white paper",
     "clay": "clay figure, claymation, soft studio light",
     "neon": "neon lights, night, magenta and cyan glow, cyberpunk",
@@ -96,6 +97,11 @@ def worded(prompt: str, style: AlbumStyle) -> str:
     if PLACEHOLDER in prompt:
         return prompt.replace(PLACEHOLDER, style.words)
     return f"{prompt}, {style.words}"
+
+
+def draws_style(style: AlbumStyle) -> bool:
+    """Whether the shipped model has learnt a style that the words mean."""
+    return read_prompt(style.words).wish.style is not None
 
 
 def _style(line: str) -> AlbumStyle:

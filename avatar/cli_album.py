@@ -17,8 +17,9 @@ def register(app: typer.Typer) -> None:
 def album(
     prompt: Annotated[str, typer.Argument(help="'portrait of a woman, {style}'.")],
     model: Annotated[
-        str, typer.Option(help="A diffusers folder, a .safetensors file or a hub id.")
-    ],
+        str | None,
+        typer.Option(help="A diffusers folder, a .safetensors file or a hub id; ours if none."),
+    ] = None,
     styles: Annotated[
         str,
         typer.Option(help="A text file of styles (name: words), names with commas, or 'all'."),
@@ -36,8 +37,11 @@ def album(
     ),
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
     strength: Annotated[float, typer.Option(help="0..1: how much of the photo changes.")] = 0.55,
-    steps: Annotated[int, typer.Option(help="Of the model.")] = 25,
-    cfg: Annotated[float, typer.Option(help="How closely the prompt is followed.")] = 7.0,
+    steps: Annotated[int | None, typer.Option(help="Of the model; 25, ours 24.")] = None,
+    cfg: Annotated[
+        float | None,
+        typer.Option(help="How closely the prompt is followed; 7, ours 3."),
+    ] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; the model's own.")] = None,
     lora_dir: Annotated[
         Path | None, typer.Option(help="The folder that <lora:...> tags name files of.")
@@ -51,16 +55,17 @@ def album(
     from avatar.cli_portrait import parse_size
     from avatar.progress import Progress
     from diffusion.recipe import Recipe
+    from diffusion.shipped_portrait import usual
 
+    given = {"steps": steps, "cfg": cfg}
     recipe = Recipe(
         prompt,
         negative=negative,
         strength=strength,
-        steps=steps,
-        cfg=cfg,
         seed=seed,
         size=None if size is None else parse_size(size),
         safety_checker=safety,
+        **{**usual(model), **{name: value for name, value in given.items() if value is not None}},
     )
     inputs = AlbumInputs(model, photo, clip, lora_dir, device)
     progress = Progress(sys.stderr)

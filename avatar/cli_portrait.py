@@ -130,6 +130,9 @@ def portrait(
     preview_decoder: Annotated[
         str | None, typer.Option(help="A tiny autoencoder's folder for it, such as TAESD.")
     ] = None,
+    layout: Annotated[
+        bool, typer.Option(help="Hold what the shipped model draws to a head of ours.")
+    ] = True,
     yaw: Annotated[
         float, typer.Option(help="With --like: degrees that the camera goes to the right.")
     ] = 0.0,
@@ -232,7 +235,7 @@ def portrait(
     )
     if tries is not None and not 1 <= tries <= 64:
         raise ValueError(f"--tries {tries} must be from 1 to 64")
-    alone = (image, like, from_, toward, batch, hires, region)
+    alone = (image, from_, toward, batch, hires, region)
     inputs = PortraitInputs(
         tries=tries or usual_tries(model, plain=not any(alone)),
         model=model,
@@ -242,6 +245,7 @@ def portrait(
         device=device,
         compiled=compiled,
         only=only,
+        layout=layout,
         guide=guide,
         extras=extras,
     )

@@ -106,8 +106,8 @@ def open_controlled(
 
     if str(model) == NAME:
         raise ValueError(
-            "the shipped portrait model draws for `avatar portrait` and `avatar create` alone; "
-            "name another with --model"
+            "the shipped portrait model draws for `avatar portrait`, `avatar album` and `avatar "
+            "create` alone; name another with --model"
         )
     dtype: torch.dtype = choose_dtype(choose_device(device))
     safety = "on" if recipe.safety_checker else "off"

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,17 @@ from assets.files import replacing, sha256_of
 from assets.image import read_image
 from assets.store import PACKAGE
 from avatar.portrait_draw import (
+    ENLARGER,
+    LAYOUT,
     PortraitInputs,
     drawn_best,
     drawn_in_memory,
+    enlarged_drawings,
+    head_of,
+    layouts,
     open_pipeline,
     record_in_json,
+    shipped_extras,
     takes_prompts,
 )
 from avatar.portrait_extras import check_extras
@@ -38,19 +45,24 @@ from diffusion.metadata import Record
 from diffusion.recipe import Extra, Recipe, to_json
 from diffusion.shipped_portrait import (
     FOLDER,
-    enlarged,
+    NAME,
     fitted,
+    has_control,
     has_reader,
     is_installed,
     is_shipped,
+    model_name,
     place_of,
     said,
+    usual,
+    usual_tries,
 )
 from diffusion.write import says_generated, write_picture
 
 log = logging.getLogger(__name__)
 
 PICTURES = (".png", ".jpg", ".jpeg")
+LAID_OUT = "on a head of ours that the prompt's words ask for, by the network portrait-control"
 
 
 @dataclass(frozen=True)
@@ -108,20 +120,7 @@ def make_portraits(
             from diffusion.draw import size_of
 
             recipe = recipe.change(size=size_of(pipeline, recipe))
-        chosen_by: dict[str, Any] = {}
-        with progress.stage("drawing"):
-            if inputs.tries > 1:
-                check_tries(recipe, inputs, source)
-                recipe, pictures, chosen_by = drawn_best(pipeline, recipe, inputs, progress)
-            else:
-                recipe, pictures = drawn_in_memory(pipeline, recipe, inputs, progress)
-        model = record_in_json(pipeline)
-        if chosen_by:
-            model["chosen"] = chosen_by
-        if is_shipped(source):
-            with progress.stage("enlarging"):
-                pictures = enlarged(pictures, recipe)
-            model["enlarged"] = said()
+        recipe, pictures, model = _drawn(pipeline, source, recipe, inputs, progress)
         if is_cut:
             model["image"] = CUT
     if inputs.extras.finishes:
@@ -154,6 +153,55 @@ def make_portraits(
     return [*written, names.report]
 
 
+def shipped_portrait(
+    prompt: str, seed: int, *, tries: int | None = None, layout: bool = True, **changes: Any
+) -> Float[Tensor, "1 3 H W"]:
+    """One portrait of a prompt by the shipped model, as `avatar portrait` draws it.
+
+    `changes` are of the recipe that suits the model.
+    """
+    recipe = fitted(Recipe(**{"prompt": prompt, "seed": seed, **usual(NAME), **changes}))
+    several = usual_tries(NAME, plain=True) if tries is None else tries
+    inputs = PortraitInputs(model=NAME, tries=several, layout=layout)
+    recipe, inputs = prepared(recipe, inputs)
+    pipeline = _shipped_pipeline(inputs.layout)
+    return _drawn(pipeline, place_of(NAME), recipe, inputs, Progress())[1]
+
+
+@lru_cache(maxsize=1)
+def _shipped_pipeline(layout: bool) -> Any:
+    inputs = PortraitInputs(layout=layout)
+    return open_pipeline(place_of(NAME), Recipe(""), inputs, Progress())
+
+
+def _drawn(
+    pipeline: Any,
+    source: Path | str,
+    recipe: Recipe,
+    inputs: PortraitInputs,
+    progress: Progress,
+) -> tuple[Recipe, Float[Tensor, "B 3 H W"], dict[str, Any]]:
+    """The pictures before any finishing, their recipe, and what the model did, for the report."""
+    chosen_by: dict[str, Any] = {}
+    with progress.stage("drawing"):
+        if inputs.tries > 1:
+            check_tries(recipe, inputs, source)
+            recipe, pictures, chosen_by = drawn_best(pipeline, recipe, inputs, progress)
+        else:
+            recipe, pictures = drawn_in_memory(pipeline, recipe, inputs, progress)
+    model = record_in_json(pipeline)
+    if chosen_by:
+        model["chosen"] = chosen_by
+    if inputs.layout:
+        model["layout"] = LAID_OUT
+        model["heard"] = [one.prompt for one, _ in layouts(recipe)]
+    if is_shipped(source):
+        with progress.stage("enlarging"):
+            pictures = enlarged_drawings(pictures, recipe, inputs)
+        model["enlarged"] = said()
+    return recipe, pictures, model
+
+
 def prepared(recipe: Recipe, inputs: PortraitInputs) -> tuple[Recipe, PortraitInputs]:
     """The recipe with the checksums of all that goes in, and the inputs with what it remembers.
 
@@ -162,14 +210,41 @@ def prepared(recipe: Recipe, inputs: PortraitInputs) -> tuple[Recipe, PortraitIn
     inputs = replace(inputs, extras=inputs.extras.completed(recipe))
     if inputs.guide is not None and is_shipped(_model(recipe, inputs)):
         inputs = replace(inputs, guide=inputs.guide.for_shipped())
+    inputs = replace(inputs, layout=_is_laid_out(recipe, inputs))
     extras = inputs.extras.records(inputs.lora_dir)
     if (guide := inputs.guide) is not None:
         extras += (Extra("head", f"{guide.source}, --yaw {guide.yaw_deg:g}"),)
         extras += tuple(
             Extra("controlnet", str(one.source), "", one.scale) for one in guide.controls
         )
-    check_extras(recipe.extras, extras)
+    before = recipe.extras
+    if not _is_finishing_only(recipe, inputs):
+        if is_shipped(_model(recipe, inputs)):
+            head = head_of(recipe.extras)  # of a picture that is made again
+            head = recipe.seed if head is None else head
+            extras += shipped_extras(head=head if inputs.layout else None)
+        else:  # another model has no need of what belongs to the shipped one
+            before = tuple(one for one in before if one.kind not in (LAYOUT, ENLARGER))
+    check_extras(before, extras)
     return _with_checksums(recipe.change(extras=extras), inputs), inputs
+
+
+def _is_laid_out(recipe: Recipe, inputs: PortraitInputs) -> bool:
+    """Whether a head of ours stands behind the drawing: a prompt's by the shipped model alone.
+
+    A picture that is made again has one if it had one.
+    """
+    if not recipe.prompt.strip() or not has_control():
+        return False
+    if not is_shipped(_model(recipe, inputs)):
+        return False
+    if recipe.model:
+        return any(one.kind == LAYOUT for one in recipe.extras)
+    extras = inputs.extras
+    more = (inputs.image, inputs.guide, recipe.toward, recipe.regions, extras.steering)
+    if not inputs.layout or any(more) or extras.fuse is not None or recipe.hires > 1:
+        return False
+    return recipe.size is None or recipe.size[0] == recipe.size[1]
 
 
 def check_tries(recipe: Recipe, inputs: PortraitInputs, source: Path | str) -> None:
@@ -179,17 +254,17 @@ def check_tries(recipe: Recipe, inputs: PortraitInputs, source: Path | str) -> N
             f"--tries {inputs.tries} is for the shipped model, whose drawings the network "
             "portrait-reader chooses from; leave --tries out, or --model"
         )
-    if recipe.batch > 1 or inputs.image is not None or inputs.guide is not None:
+    if recipe.batch > 1 or inputs.image is not None:
         raise ValueError(
-            f"--tries {inputs.tries} is for one picture of a prompt alone; leave out --batch, "
-            "--image and --like, or --tries"
+            f"--tries {inputs.tries} is for one picture of a prompt; leave out --batch and "
+            "--image, or --tries"
         )
 
 
 def chosen_model(recipe: Recipe, inputs: PortraitInputs) -> tuple[Recipe, Path | str]:
     """The model that a recipe is drawn with, and the recipe that names it."""
     source = _model(recipe, inputs)
-    return recipe.change(model=_model_name(source), model_hash=model_hash(source)), source
+    return recipe.change(model=model_name(source), model_hash=model_hash(source)), source
 
 
 def replayed(
@@ -255,10 +330,6 @@ def _model(recipe: Recipe, inputs: PortraitInputs) -> Path | str:
         "stable-diffusion-v1-5/stable-diffusion-v1-5`, and name it with --model: a diffusers "
         "folder, a .safetensors file, or the name it was fetched by"
     )
-
-
-def _model_name(source: Path | str) -> str:
-    return FOLDER if is_shipped(source) else str(source)
 
 
 def _with_checksums(recipe: Recipe, inputs: PortraitInputs) -> Recipe:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +11,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from assets.errors import AssetError
 from assets.image import read_image
 from avatar.portrait_extras import PortraitExtras, draw_with_second, open_refiner
 from avatar.progress import Progress
-from diffusion.recipe import Recipe
+from diffusion.recipe import Extra, Recipe
+from diffusion.shipped_portrait import CONTROL
 
 if TYPE_CHECKING:
+    from avatar.portrait_layout import Layout
     from avatar.portrait_like import HeadGuide
     from diffusion.conduct import OnStep
 
+# extras of recipes: heads of ours that pictures are held to, and what draws them anew
+LAYOUT, ENLARGER = "layout", "enlarger"
 _SMALLEST = 16  # px a side of a picture that is drawn over
 
 
@@ -35,6 +41,7 @@ class PortraitInputs:
     compiled: bool = False
     only: int | None = None  # of the batch, the one picture that is written
     tries: int = 1  # drawings, of which the one that fits the prompt best is written
+    layout: bool = True  # the shipped model's prompts get a head of ours to be drawn on
     guide: HeadGuide | None = None  # the head that the pictures are of
     extras: PortraitExtras = PortraitExtras()  # noqa: RUF009 - frozen
 
@@ -46,16 +53,20 @@ def open_pipeline(
     from diffusion.adapters import use_loras
     from diffusion.compute import choose_device, choose_dtype, place
     from diffusion.load import load_pipeline
-    from diffusion.shipped_portrait import control_of
+    from diffusion.shipped_portrait import NAME, control_of
 
     dtype = choose_dtype(choose_device(inputs.device))
     safety = "on" if recipe.safety_checker else "off"
-    controls = inputs.extras.controls if inputs.guide is None else inputs.guide.controls
+    sources: list[Path | str] = [one.source for one in inputs.extras.controls]
+    if inputs.guide is not None:
+        sources = [one.source for one in inputs.guide.controls]
+    elif inputs.layout:
+        sources = [NAME]
     pipeline = load_pipeline(
         source,
         dtype=dtype,
         safety=safety,
-        controlnets=tuple(control_of(one.source) for one in controls),
+        controlnets=tuple(control_of(one) for one in sources),
         t2i_adapters=tuple(one.source for one in inputs.extras.t2i_adapters),
     )
     if recipe.all_loras():
@@ -84,12 +95,16 @@ def drawn_in_memory(
     made = recipe
     for first, count in ((0, half), (half, recipe.batch - half)):
         part = recipe.change(
-            batch=count, seed=recipe.seed + first, variation_seed=recipe.variation_seed + first
+            batch=count,
+            seed=recipe.seed + first,
+            variation_seed=recipe.variation_seed + first,
+            extras=_later_heads(recipe.extras, first),
         )
         with memory_in_words(f"at {count} pictures at once too", help_with):
             made, pictures = drawn(pipeline, part, inputs, progress)
         found.append(pictures)
-    whole = {name: getattr(recipe, name) for name in ("batch", "seed", "variation_seed")}
+    told = ("batch", "seed", "variation_seed", "extras")
+    whole = {name: getattr(recipe, name) for name in told}
     return made.change(**whole), torch.cat(found)
 
 
@@ -139,6 +154,8 @@ def drawn(
 
     if inputs.guide is not None:
         return inputs.guide.draw(pipeline, recipe, on_step)
+    if inputs.layout:
+        return _laid_out(pipeline, recipe, on_step)
     image = inputs.cut
     if image is None and inputs.image is not None:
         image = read_image(inputs.image, min_side=_SMALLEST)
@@ -183,6 +200,109 @@ def drawn(
         return recipe, diffusion.upscale(pipeline, recipe, image, on_step=on_step)
     recipe = recipe.change(kind="img2img")
     return recipe, diffusion.img2img(pipeline, recipe, image, on_step=on_step)
+
+
+def shipped_extras(*, head: int | None) -> tuple[Extra, ...]:
+    """What takes part in the shipped model's drawings beside it, for their recipes.
+
+    `head` is the seed of the head that the first picture is held to, None where there is none.
+    """
+    from assets.store import PACKAGE
+    from diffusion.fingerprint import model_hash
+    from diffusion.shipped_portrait import NAME, REFINER, control_of, has_refiner
+
+    held: tuple[Extra, ...] = ()
+    if head is not None:
+        held = (Extra(LAYOUT, f"{CONTROL}, head {head}", model_hash(control_of(NAME))),)
+    if not has_refiner():
+        return held
+    return (*held, Extra(ENLARGER, REFINER, model_hash(PACKAGE / REFINER)))
+
+
+def enlarged_drawings(
+    pictures: Float[Tensor, "B 3 H W"], recipe: Recipe, inputs: PortraitInputs
+) -> Float[Tensor, "B 3 H2 W2"]:
+    """The shipped model's pictures of a recipe, twice as large; faces are as their heads are."""
+    from diffusion.shipped_portrait import enlarged
+
+    if inputs.layout:
+        held = enumerate(layouts(recipe))
+        made = [enlarged(pictures[k : k + 1], one, layout.lines) for k, (one, layout) in held]
+        return torch.cat(made)
+    return enlarged(pictures, recipe, _contours(recipe, inputs))
+
+
+def _contours(recipe: Recipe, inputs: PortraitInputs) -> Float[Tensor, "B 1 H W"] | None:
+    """Those of the head or photo that is drawn over, twice as large as the recipe; None of none."""
+    from avatar.transfer_source import FaceReader
+    from deca.conditions import landmark_condition
+
+    if recipe.size is None or recipe.size[0] != recipe.size[1]:
+        return None
+    side = 2 * recipe.size[0]
+    if inputs.guide is not None:
+        points = inputs.guide.landmarks(side)
+    elif inputs.cut is not None:
+        try:
+            points = FaceReader().read(inputs.cut).landmarks2d * (side / inputs.cut.shape[-1])
+        except ValueError:  # no face, or several
+            return None
+    else:
+        return None
+    return landmark_condition(points, (side, side))[:, :1].expand(recipe.batch, -1, -1, -1)
+
+
+def head_of(extras: Sequence[Extra]) -> int | None:
+    """The seed of the head that a recipe's first picture is held to."""
+    for one in extras:
+        if one.kind == LAYOUT:
+            seed = one.name.rpartition(" ")[2]
+            if not (one.name.isascii() and seed.isdecimal()):
+                raise AssetError(f"the picture's layout {one.name!r} names no head; draw it anew")
+            return int(seed)
+    return None
+
+
+def _later_heads(extras: Sequence[Extra], count: int) -> tuple[Extra, ...]:
+    """The extras of a batch without its first pictures."""
+    head = head_of(extras)
+    if head is None:
+        return tuple(extras)
+    name = f"{CONTROL}, head {head + count}"
+    return tuple(replace(one, name=name) if one.kind == LAYOUT else one for one in extras)
+
+
+def layouts(recipe: Recipe) -> list[tuple[Recipe, Layout]]:
+    """The recipe of each picture of a batch, all of it said, and the head behind the picture."""
+    from avatar.portrait_layout import layout_of
+
+    head = head_of(recipe.extras)
+    assert recipe.size is not None and head is not None
+    found = []
+    for k in range(recipe.batch):
+        layout = layout_of(recipe.prompt, head + k, recipe.size[0])
+        one = recipe.change(
+            prompt=layout.said,
+            batch=1,
+            seed=recipe.seed + k,
+            variation_seed=recipe.variation_seed + k,
+            kind="txt2img",
+        )
+        found.append((one, layout))
+    return found
+
+
+def _laid_out(
+    pipeline: Any, recipe: Recipe, on_step: OnStep
+) -> tuple[Recipe, Float[Tensor, "B 3 H W"]]:
+    """The shipped model's pictures of a prompt, each held to a head of ours."""
+    from diffusion.conditioned import conditioned
+
+    made = [
+        conditioned(pipeline, one, [layout.condition], on_step=on_step)
+        for one, layout in layouts(recipe)
+    ]
+    return recipe.change(kind="txt2img"), torch.cat(made)
 
 
 def _met(

@@ -160,13 +160,13 @@ def _drawn(
 def _painted(
     prompt: str, reading: Reading, style: str | None, model: Path | str, seed: int
 ) -> Source:
-    from avatar.portrait_choice import face_clearness
+    from avatar.portrait import shipped_portrait
     from deca.synth_styles import stylize
     from diffusion import Recipe, load_pipeline, txt2img
-    from diffusion.shipped_portrait import NAME, draw, networks
+    from diffusion.shipped_portrait import NAME, networks
 
     if str(model) == NAME:
-        image = draw(prompt, seed, face_clearness)
+        image = shipped_portrait(prompt, seed)
         used = tuple(
             dataclasses.replace(shipped_use(name), name=f"portrait: the shipped model {name}")
             for name in networks()

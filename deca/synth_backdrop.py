@@ -91,7 +91,7 @@ def _noise(rng: Rng, cell: float, octaves: int = 3) -> Floats:
 
 def _mottled(color: Floats, rng: Rng) -> Floats:
     base = _studio(color, rng)
-    return np.asarray(base * (1 + 0.16 * _noise(rng, 22)[..., None]))
+    return np.asarray(base * (1 + 0.16 * _noise(rng, 22.0)[..., None]))
 
 
 def _shapes(color: Floats, rng: Rng) -> Floats:
@@ -128,7 +128,7 @@ def _discs(picture: Floats, count: int, colors: list[tuple[float, float, float]]
 def _park(color: Floats, rng: Rng) -> Floats:
     picture = _vertical((0.0, (0.72, 0.80, 0.72)), (0.35, (0.42, 0.55, 0.34)),
                         (0.7, (0.20, 0.33, 0.16)), (1.0, (0.30, 0.42, 0.20)))  # fmt: skip
-    leaves = _noise(rng, 16)[..., None]
+    leaves = _noise(rng, 16.0)[..., None]
     picture = picture * (1 + 0.22 * leaves) + np.array([0.05, 0.04, 0.0]) * leaves
     return _discs(picture, 60, [(0.9, 1.0, 0.65), (0.6, 0.85, 0.4)], (0.012, 0.04), (0.05, 0.28),
                   rng, bottom=0.7)  # fmt: skip
@@ -145,7 +145,7 @@ def _city(color: Floats, rng: Rng) -> Floats:
 
 def _sky(color: Floats, rng: Rng) -> Floats:
     picture = _vertical((0.0, (0.30, 0.52, 0.82)), (1.0, (0.72, 0.83, 0.93)))
-    clouds = np.clip(_noise(rng, 40, 4) * 0.45 - 0.05, 0, 1)[..., None]
+    clouds = np.clip(_noise(rng, 40.0, 4) * 0.45 - 0.05, 0, 1)[..., None]
     return np.asarray(picture * (1 - 0.85 * clouds) + 0.97 * 0.85 * clouds)
 
 
@@ -154,7 +154,7 @@ def _sea(color: Floats, rng: Rng) -> Floats:
                         (0.47, (0.16, 0.42, 0.55)), (0.74, (0.25, 0.58, 0.66)),
                         (0.80, (0.86, 0.90, 0.86)), (0.84, (0.83, 0.74, 0.57)),
                         (1.0, (0.72, 0.61, 0.44)))  # fmt: skip
-    return np.asarray(picture * (1 + 0.03 * _noise(rng, 9)[..., None]))
+    return np.asarray(picture * (1 + 0.03 * _noise(rng, 9.0)[..., None]))
 
 
 def _sunset(color: Floats, rng: Rng) -> Floats:
@@ -168,7 +168,7 @@ def _snow(color: Floats, rng: Rng) -> Floats:
     picture = _vertical((0.0, (0.62, 0.70, 0.80)), (0.45, (0.78, 0.83, 0.88)),
                         (0.55, (0.42, 0.50, 0.56)), (0.68, (0.86, 0.90, 0.94)),
                         (1.0, (0.93, 0.95, 0.97)))  # fmt: skip
-    picture = picture * (1 + 0.06 * _noise(rng, 18)[..., None])
+    picture = picture * (1 + 0.06 * _noise(rng, 18.0)[..., None])
     return _discs(picture, 70, [(1.0, 1.0, 1.0)], (0.004, 0.014), (0.15, 0.5), rng)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from assets.files import replacing
 from assets.image import write_image
-from deca.conditions import HeadView, face_condition
+from deca.conditions import HeadView, face_condition, landmark_condition
 from deca.prompt_colors import CLOTH
 from deca.prompt_wish import SKINS, Wish
 from deca.synth import Studio, open_studio
@@ -50,7 +50,7 @@ from flame.render import RenderConfig
 log = logging.getLogger(__name__)
 
 SIDE = 256  # px
-CONDITIONS = "conditions"  # folder below that of the pictures
+CONDITIONS, LINES = "conditions", "lines"  # folders below that of the pictures
 _FOV_DEG = 18.0
 _NECK_LIMIT = 0.6  # rad; the body turns the rest
 _PLACES = ("park", "city", "sea", "sky", "sunset", "snow", "room")
@@ -152,7 +152,7 @@ class CaptionedStudio:
             verts[None], camera, lights, (SIDE, SIDE), occlusion=self._sky[str(wish.hair)]
         )
         rgba = (drawn[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-        props = Props(head, marks, camera, SIDE)  # type: ignore[arg-type]
+        props = Props(head, marks, camera, SIDE)
         if wish.hat:
             layer, color = props.hat(rng)
             wish = dataclasses.replace(wish, hat_color=color_word(color))
@@ -331,8 +331,8 @@ def write_portraits(
     """At least `count` JPEG pictures, and captions.jsonl with a line for each.
 
     A line's `caption` is its first caption, `captions` are all, `wish` is what the picture shows,
-    `condition` the PNG below the folder of what the studio makes for a ControlNet, `landmarks` the
-    68 points, px.
+    `condition` the PNG below the folder of what the studio makes for a ControlNet, `lines` that of
+    its contours alone, `landmarks` the 68 points, px.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
@@ -356,6 +356,9 @@ def write_portraits(
                 row["condition"] = f"{CONDITIONS}/{Path(name).stem}.png"
                 row["landmarks"] = found.shown.points.round(decimals=2).tolist()
                 write_image(folder / str(row["condition"]), found.shown.condition)
+                row["lines"] = f"{LINES}/{Path(name).stem}.png"
+                contours = landmark_condition(found.shown.points, (SIDE, SIDE))[:, :1]
+                write_image(folder / str(row["lines"]), contours)
             lines.append(json.dumps({**row, "person": person, "wish": found.wish.named()}))
         person += 1
         if person % 50 == 0:

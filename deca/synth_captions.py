@@ -42,14 +42,16 @@ _PLACES = {
 }  # fmt: skip
 
 
-def draw_caption(wish: Wish, rng: Rng) -> str:
+def draw_caption(wish: Wish, rng: Rng, keep: float | None = None) -> str:
     """A prompt for a settled wish: who it is, then some of what is known, in any order.
 
     What is left out is not said to be absent. The style is told wherever it is not realistic.
+    `keep` is the share that is said, drawn if not given.
     """
-    keep = float(rng.choice([0.12, 0.35, 0.65, 0.95], p=[0.12, 0.2, 0.33, 0.35]))
+    if keep is None:
+        keep = float(rng.choice([0.12, 0.35, 0.65, 0.95], p=[0.12, 0.2, 0.33, 0.35]))
     first = _subject(wish, rng, keep)
-    clauses = [clause for clause in _clauses(wish, rng) if rng.random() < keep]
+    clauses = [clause for clause, _ in _clauses(wish, rng) if rng.random() < keep]
     hair = _hair(wish, rng)
     if hair and rng.random() < max(keep, 0.7):
         # "with silver hair" belongs to the subject
@@ -65,6 +67,15 @@ def draw_caption(wish: Wish, rng: Rng) -> str:
         kind = "photo" if style == "realistic" else style.removesuffix(" style")
         first = f"{kind} of {first}"
     return ", ".join([first, *clauses])
+
+
+def left_open(asked: Wish, settled: Wish, rng: Rng) -> list[str]:
+    """What a settled wish says beyond what was asked for, in the words of captions."""
+    named = asked.named()
+    clauses = [words for words, told in _clauses(settled, rng) if not set(told) & set(named)]
+    if not {"hair", "hair_color", "scalp"} & set(named) and (hair := _hair(settled, rng)):
+        clauses.insert(0, hair)
+    return clauses
 
 
 def _one(words: tuple[str, ...], rng: Rng) -> str:
@@ -97,33 +108,41 @@ def _hair(wish: Wish, rng: Rng) -> str:
     return f"{_one(_LENGTHS[cut], rng)} {color} hair"
 
 
-def _clauses(wish: Wish, rng: Rng) -> list[str]:
+def _clauses(wish: Wish, rng: Rng) -> list[tuple[str, tuple[str, ...]]]:
+    """What can be said of a picture, and the fields of the wish that each of it tells."""
     colours = wish.style not in _COLOURLESS
-    found = [str(wish.turn)] + [f"{wish.skin} skin"] * colours
+    found: list[tuple[str, tuple[str, ...]]] = [(str(wish.turn), ("turn",))]
+    if colours:
+        found.append((f"{wish.skin} skin", ("skin",)))
     if wish.eyes_closed:
-        found.append("eyes closed")
+        found.append(("eyes closed", ("eyes_closed",)))
     elif colours and wish.glasses != "sunglasses":
-        found.append(f"{wish.eyes} eyes")
-    for trait in (wish.brows, wish.beard):
-        if trait:
-            found.append(str(trait))
-    found += [word for word, is_so in (
-        ("eye shadow", colours and wish.eye_shadow), ("freckles", colours and wish.freckles),
-        ("lipstick", colours and wish.lipstick),
-        ("head tilted", wish.tilt), (f"head {wish.nod}", wish.nod != "level"),
-        (f"{wish.hat_color} hat" if colours else "hat", wish.hat),
+        found.append((f"{wish.eyes} eyes", ("eyes",)))
+    for name in ("brows", "beard"):
+        if trait := getattr(wish, name):
+            found.append((str(trait), (name,)))
+    found += [(word, (field,)) for word, field, is_so in (
+        ("eye shadow", "eye_shadow", colours and wish.eye_shadow),
+        ("freckles", "freckles", colours and wish.freckles),
+        ("lipstick", "lipstick", colours and wish.lipstick),
+        ("head tilted", "tilt", wish.tilt), (f"head {wish.nod}", "nod", wish.nod != "level"),
+        (f"{wish.hat_color} hat" if colours else "hat", "hat", wish.hat),
     ) if is_so]  # fmt: skip
     if wish.glasses:
-        found.append(f"wearing {wish.glasses}" if rng.random() < 0.4 else str(wish.glasses))
+        worn = f"wearing {wish.glasses}" if rng.random() < 0.4 else str(wish.glasses)
+        found.append((worn, ("glasses",)))
     shirt = f"{wish.clothes_color} shirt"
     if wish.stripes:
         shirt = f"{wish.clothes_color} and {wish.stripes} striped shirt"
     if colours:
-        found.append(f"wearing {with_article(shirt)}" if rng.random() < 0.3 else shirt)
+        worn = f"wearing {with_article(shirt)}" if rng.random() < 0.3 else shirt
+        found.append((worn, ("clothes_color", "stripes")))
     light = " ".join(w for w in (wish.light_level, wish.light_tint, wish.light_kind) if w)
     from_ = "" if wish.light_kind == "even" else f" from {wish.light_from}"
     if colours:
-        found.append(f"{light} light{from_}")
+        told = ("light_level", "light_tint", "light_kind", "light_from")
+        found.append((f"{light} light{from_}", told))
     if wish.style not in ("clay", "neon"):
-        found.append(_PLACES[str(wish.background)].format(wish.background_color))
+        place = _PLACES[str(wish.background)].format(wish.background_color)
+        found.append((place, ("background", "background_color")))
     return found

@@ -90,7 +90,7 @@ class PortraitStudio:
         head, materials = self._dressed(sitter, generator)
         marks = self.flame.landmarks68(head.verts[None, : len(self.flame.template)])[0]
         worn_head, worn = put_on(head, marks, settled)
-        rotations = _rotations(sitter.turn_deg)
+        rotations = turned_joints(sitter.turn_deg)
         yaw, pitch, _ = sitter.turn_deg
         weights = gaze_at_camera(sitter.weights, yaw, pitch)[None]
         verts = worn_head.pose(weights, rotations)
@@ -239,7 +239,7 @@ def over(drawn: Float[Tensor, "1 4 S S"], below: Float[Tensor, "1 3 S S"]) -> Te
     return drawn[:, :3] * drawn[:, 3:] + below * (1 - drawn[:, 3:])
 
 
-def _rotations(turn_deg: tuple[float, float, float]) -> Float[Tensor, "1 J 3"]:
+def turned_joints(turn_deg: tuple[float, float, float]) -> Float[Tensor, "1 J 3"]:
     """Joint rotations that share a turn (viewer's right, up, roll) between neck and head."""
     yaw, pitch, roll = (math.radians(value) for value in turn_deg)
     axis = torch.tensor([-pitch, yaw, -roll])

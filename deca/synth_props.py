@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deca import synth_scene as scene
-from flame.camera import Camera
+from flame.camera import Projection
 
 Rng = np.random.Generator
 
@@ -22,7 +22,7 @@ class Sitter:
 
     verts: Float[Tensor, "V 3"]  # of the head alone
     marks: Float[Tensor, "68 3"]
-    camera: Camera
+    camera: Projection
     side: int  # px of the picture
 
     def glasses(self, yaw: float, rng: Rng) -> tuple[scene.Bytes, bool]:

@@ -54,7 +54,12 @@ def refined(
     return made.float().cpu().clamp(0, 1)
 
 
-def enlarged_draft(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
-    """Drafts twice as large, as the refiner is shown them."""
-    larger = F.interpolate(images, scale_factor=2, mode="bicubic", align_corners=False)
-    return larger.clamp(0, 1)
+def enlarged_draft(
+    images: Float[Tensor, "B 3 H W"], lines: Float[Tensor, "B 1 H2 W2"] | None = None
+) -> Float[Tensor, "B 3 H2 W2"]:
+    """Drafts twice as large, as the refiner is shown them: in white lines where contours are known.
+
+    They say where lids and lips are to be, which a draft is too small for.
+    """
+    larger = F.interpolate(images, scale_factor=2, mode="bicubic", align_corners=False).clamp(0, 1)
+    return larger if lines is None else larger + (1 - larger) * lines

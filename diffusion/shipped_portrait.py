@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from diffusion.recipe import Recipe
 from diffusion.refiner import enlarged_draft, refined, refiner_pipeline
 
 if TYPE_CHECKING:
-    from diffusion.caption_reader import CaptionReader
+    from diffusion.caption_reader import CaptionReader, PromptReader
 
 NAME = "shipped"  # what it is called where a model is asked for
 # under assets/, and in its manifest
@@ -27,7 +27,7 @@ FOLDER, CONTROL = "portrait", "portrait-control"
 READER, REFINER = "portrait-reader", "portrait-refiner"
 SIDE = 128  # px that it draws; pictures are twice as large when they are written
 # usual; chance in every step mends what a small model gets wrong in the step before
-SAMPLER, STEPS, CFG = "Euler a", 40, 3.0
+SAMPLER, STEPS, CFG = "Euler a", 24, 3.0
 TRIES = 4  # drawings of a prompt, of which the reader keeps one
 _MODEL = PACKAGE / FOLDER
 _REFINER = PACKAGE / REFINER
@@ -64,6 +64,11 @@ def is_shipped(source: Path | str) -> bool:
     return Path(source) == _MODEL
 
 
+def model_name(source: Path | str) -> str:
+    """What recipes call a model: the shipped one by its name, others by where they are."""
+    return FOLDER if is_shipped(source) else str(source)
+
+
 def is_installed() -> bool:
     """Whether the model is there."""
     return (_MODEL / "model_index.json").is_file()
@@ -86,26 +91,6 @@ def fitted(recipe: Recipe) -> Recipe:
     return recipe if recipe.size is not None else recipe.change(size=(SIDE, SIDE))
 
 
-def draw(
-    prompt: str, seed: int, clearness: Callable[[Tensor], Sequence[float]] | None = None
-) -> Float[Tensor, "1 3 H W"]:
-    """One portrait by the shipped model, with the settings that suit it, enlarged.
-
-    The best of several drawings, where the reader that chooses is installed: the one whose fit to
-    the prompt and `clearness`, which takes [B, 3, H, W], add up to most.
-    """
-    from diffusion import load_pipeline, txt2img
-
-    pipeline = load_pipeline(place_of(NAME))
-    recipe = fitted(Recipe(prompt=prompt, seed=seed, sampler=SAMPLER, steps=STEPS, cfg=CFG))
-    if not has_reader():
-        return enlarged(txt2img(pipeline, recipe), recipe)
-    pictures = torch.cat([txt2img(pipeline, one) for one in tries_of(recipe, TRIES)])
-    fits = prompt_fits(pictures, prompt, pipeline.tokenizer)
-    best = best_of(fits) if clearness is None else best_of(fits, clearness(pictures))
-    return enlarged(pictures[best : best + 1], recipe)
-
-
 def has_reader() -> bool:
     """Whether the network is there that chooses among drawings."""
     return _READER.is_file()
@@ -124,6 +109,17 @@ def prompt_fits(pictures: Float[Tensor, "B 3 H W"], prompt: str, tokenizer: Any)
     return PromptReader(_reader(), tokenizer).scores(pictures, prompt)
 
 
+def open_reader() -> PromptReader:
+    """The network that chooses among drawings, with the words that the model knows."""
+    from transformers import CLIPTokenizer
+
+    from diffusion.caption_reader import PromptReader
+
+    with loading("the portrait model's words"):
+        words = CLIPTokenizer.from_pretrained(_MODEL / "tokenizer", local_files_only=True)
+    return PromptReader(_reader(), words)
+
+
 def best_of(*scores: Sequence[float]) -> int:
     """The number of the first drawing whose scores, a list of each kind, add up to most."""
     sums = [sum(one) for one in zip(*scores, strict=True)]
@@ -137,7 +133,12 @@ def has_refiner() -> bool:
 
 def networks() -> tuple[str, ...]:
     """What takes part in a drawing, by the names in the package's manifest."""
-    there = {FOLDER: is_installed(), READER: has_reader(), REFINER: has_refiner()}
+    there = {
+        FOLDER: is_installed(),
+        CONTROL: has_control(),
+        READER: has_reader(),
+        REFINER: has_refiner(),
+    }
     return tuple(name for name, is_there in there.items() if is_there)
 
 
@@ -147,17 +148,22 @@ def said() -> str:
     return f"drawn at {SIDE} pixels {then}"
 
 
-def enlarged(images: Float[Tensor, "B 3 H W"], recipe: Recipe) -> Float[Tensor, "B 3 H2 W2"]:
+def enlarged(
+    images: Float[Tensor, "B 3 H W"],
+    recipe: Recipe,
+    lines: Float[Tensor, "B 1 H2 W2"] | None = None,
+) -> Float[Tensor, "B 3 H2 W2"]:
     """The model's pictures of a recipe drawn anew, twice as large; as they are without a refiner.
 
-    Between two prompts the nearer one is shown.
+    Between two prompts the nearer one is shown. `lines` are the contours that the faces are to
+    have, where they are known.
     """
     if not has_refiner():
         return images
     way = recipe.toward
     prompt = recipe.prompt if way is None or way.share <= 0.5 else way.prompt
     prompts = [plain_text(prompt)] * len(images)
-    return refined(_refiner(), prompts, enlarged_draft(images), seed=recipe.seed)
+    return refined(_refiner(), prompts, enlarged_draft(images, lines), seed=recipe.seed)
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,6 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor
 
 from assets.errors import AssetError
-from assets.weights import load_weights
 from diffusion.train_options import accelerator_of, add_run_options, run_config
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def run(options: argparse.Namespace) -> Path:
     """Read pictures and conditions, train, write the folder."""
     from diffusion.fingerprint import model_hash
     from diffusion.load import load_pipeline
-    from diffusion.train_files import rows_of, write_network
+    from diffusion.train_files import rows_of, start_from, write_network
     from diffusion.train_latents import checksums_of, lessons_of
     from diffusion.train_noise import NoiseConfig, prompted_loss
     from diffusion.train_pictures import Captioned, pixels_of, read_captions
@@ -92,7 +91,7 @@ def run(options: argparse.Namespace) -> Path:
         lessons = lessons_of(found, pipeline, checksums_of(options.model)[0], side, cache)
     net = portrait_control(pipeline.unet)
     if options.start is not None:
-        _start_from(net, options.start)
+        start_from(net, options.start)
     net.to(device).requires_grad_(True).train()
     weights = dict(net.named_parameters())
     told = {"pictures": len(found), "model": model_hash(options.model)}
@@ -142,13 +141,6 @@ def run(options: argparse.Namespace) -> Path:
 
         ship_control(made, options.run / "loss.csv", len(found), last, config.seed)
     return made
-
-
-def _start_from(net: ControlNetModel, folder: Path) -> None:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise AssetError(f"{folder} holds no ControlNet; give RUN/{FOLDER} of this stage")
-    load_weights(net, files)
 
 
 def _preview(

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from assets.errors import AssetError
 from assets.image import write_image
+from assets.weights import load_weights
 from diffusion.load import LOADING_ERRORS
 from diffusion.quiet import in_one_line, loading
 from diffusion.train_shapes import portrait_scheduler
@@ -46,6 +47,20 @@ def write_network(network: Any, folder: Path, dtype: torch.dtype = torch.float32
     with replacing_folder(folder) as making, loading(str(folder), whole=False):
         _as(network, dtype).save_pretrained(making, max_shard_size=_SHARD)
         _forget_places(making)
+
+
+def start_from(network: nn.Module, folder: Path) -> None:
+    """Give a network the weights of one that was trained before, in a folder of `write_network`.
+
+    Raises:
+        AssetError: there are none, or they are of another shape
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise AssetError(
+            f"{folder} holds no network to go on from; give the folder that this stage wrote in RUN"
+        )
+    load_weights(network, files)
 
 
 def read_vae(folder: Path) -> AutoencoderKL:

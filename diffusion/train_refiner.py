@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "unet"
-_STRENGTHS = (0.2, 0.3, 0.4, 0.5)  # of drawing over, by which drafts are unlike the pictures
-_DRAFT_STEPS, _DRAFT_CFG = 6, 2.0
+_STRENGTHS = (0.3, 0.4, 0.5, 0.65, 0.75, 0.85)  # of drawing over, by which drafts differ
+_DRAFT_STEPS, _DRAFT_CFG = 8, 2.5
 _BLOCK = 32  # drafts at once
 
 
@@ -56,7 +56,8 @@ def drafts_of(
 ) -> Any:
     """The latents of each picture's enlarged draft, in a file that is made once, [N, C, h, w].
 
-    The file of the pictures as they are read and the model's hash `known` make this one's name.
+    Drafts are drawn with the contours of pictures that have some. The file of the pictures as they
+    are read, their contours and the model's hash `known` make this one's name.
     """
     from diffusers import StableDiffusionImg2ImgPipeline
 
@@ -68,7 +69,9 @@ def drafts_of(
 
     side = int(pipeline.vae_scale_factor * pipeline.unet.config.sample_size)
     pixels = pixels_of(found, side, folder)
-    path = folder / f"drafts-{read_name(pixels)}-{known[:16]}-{seed}.npy"
+    lined = [one.lines for one in found if one.lines is not None]
+    read = [read_name(pixels), f"{len(lined)}lines"] if lined else [read_name(pixels)]
+    path = folder / f"drafts-{'-'.join(read)}-{known[:16]}-{seed}.npy"
     if not path.is_file():
         log.info("drafting %d pictures into %s", len(found), path)
         parts = ("vae", "text_encoder", "tokenizer", "unet", "safety_checker", "feature_extractor")
@@ -95,11 +98,22 @@ def drafts_of(
                     output_type="pt",
                     generator=torch.Generator().manual_seed(seed + start),
                 ).images
-                code = pipeline.vae.encode(2 * enlarged_draft(drafts) - 1).latent_dist.mode()
+                shown = enlarged_draft(drafts, _lines([found[row] for row in rows], 2 * side))
+                code = pipeline.vae.encode(2 * shown - 1).latent_dist.mode()
                 array[start : start + len(rows)] = code.half().cpu().numpy()
             array.flush()
             del array
     return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _lines(found: Sequence[Captioned], side: int) -> Tensor:
+    """The pictures' contours [B, 1, S, S]; none of pictures that have no file of them."""
+    from diffusion.train_pictures import read_square
+
+    empty = torch.zeros(1, 1, side, side)
+    return torch.cat(
+        [empty if one.lines is None else read_square(one.lines, side)[:, :1] for one in found]
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +122,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--pictures", type=Path, nargs="+", required=True, help="folders of captioned pictures")
     add("--cache", type=Path, help="folder of read pictures; RUN by default")
     add("--model", type=Path, required=True, help="the portrait model's folder")
+    add("--start", type=Path, help="a refiner's folder to go on from, as an older one's")
     add("--dropout", type=float, default=0.2, help="share of captions left empty")
     add("--ship", action="store_true", help="write it under assets/portrait-refiner at the end")
     add_run_options(parser, steps=20_000, batch=16, rate=4e-4, save_every=500)
@@ -118,7 +133,7 @@ def run(options: argparse.Namespace) -> Path:
     from diffusion.fingerprint import model_hash
     from diffusion.load import load_pipeline
     from diffusion.refiner import refined, refiner_pipeline
-    from diffusion.train_files import write_network, write_sheet
+    from diffusion.train_files import start_from, write_network, write_sheet
     from diffusion.train_latents import checksums_of, lessons_of
     from diffusion.train_noise import NoiseConfig, prompted_loss
     from diffusion.train_pictures import read_captions
@@ -141,7 +156,10 @@ def run(options: argparse.Namespace) -> Path:
     with accelerator.main_process_first(), accelerator.autocast():
         drafts = drafts_of(found, pipeline, known, cache, seed=config.seed)
         lessons = lessons_of(found, pipeline, checksums_of(options.model)[0], side, cache)
-    unet = refiner_unet(pipeline.unet).to(device).requires_grad_(True).train()
+    unet = refiner_unet(pipeline.unet)
+    if options.start is not None:
+        start_from(unet, options.start)
+    unet.to(device).requires_grad_(True).train()
     weights = dict(unet.named_parameters())
     told = {"pictures": len(found), "model": known, "seed": config.seed, "descent": config.descent}
     training = Run(options.run, weights, config, told)

@@ -17,8 +17,9 @@ from assets.errors import AssetError
 from avatar import album_rank
 from avatar.album_page import write_page
 from avatar.album_rank import Person, Scores, places
-from avatar.album_styles import PRESETS, AlbumStyle, read_style, read_styles, worded
+from avatar.album_styles import PRESETS, AlbumStyle, draws_style, read_style, read_styles, worded
 from avatar.cli import app
+from deca.prompt_words import read_prompt
 from diffusion.metadata import read_record
 from diffusion.prompt_fit import fit_of_model, load_prompt_fit
 from diffusion.write import says_generated
@@ -100,6 +101,13 @@ def test_an_album_is_drawn_ranked_and_gone_on_with(model, clip, tmp_path):
     changed = [file for file in stamps if again[file] != stamps[file]]
     assert changed == [rows[1]["file"], rows[2]["file"]]
     assert json.loads((out / "album.json").read_text()) == index
+
+
+def test_the_shipped_model_knows_the_styles_that_it_learnt_and_no_others():
+    known = {name for name, words in PRESETS.items() if draws_style(AlbumStyle(name, words))}
+    assert known == {"photo", "oil painting", "watercolour", "anime", "pencil", "clay", "neon",
+                     "comic", "renaissance"}  # fmt: skip
+    assert read_prompt(PRESETS["anime"]).wish.style == "anime"
 
 
 def test_a_photo_without_a_face_is_told_before_anything_is_ranked(model, tmp_path):

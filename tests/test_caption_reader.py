@@ -131,7 +131,7 @@ def test_the_best_of_several_is_written_and_drawn_again_alone(tmp_path):
 @pytest.mark.parametrize(
     "more, said",
     [
-        (["--tries", "2", "--batch", "2"], "one picture of a prompt alone"),
+        (["--tries", "2", "--batch", "2"], "one picture of a prompt"),
         (["--tries", "0"], "must be from 1 to 64"),
     ],
 )

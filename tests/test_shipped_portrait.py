@@ -96,7 +96,7 @@ def test_frames_between_prompts_are_as_large_as_its_pictures(tmp_path):
 
 
 def test_what_it_cannot_draw_for_says_so():
-    with pytest.raises(ValueError, match="`avatar portrait` and `avatar create` alone"):
+    with pytest.raises(ValueError, match="`avatar album` and `avatar create` alone"):
         open_controlled("shipped", (), Recipe("a man"))
 
 
@@ -109,6 +109,7 @@ def test_an_avatars_portrait_is_drawn_by_it_and_its_record_says_so():
     named = [(use.name, use.licence, len(use.sha256)) for use in source.models]
     assert named == [
         ("portrait: the shipped model portrait", "MIT", 64),
+        ("portrait: the shipped model portrait-control", "MIT", 64),
         ("portrait: the shipped model portrait-reader", "MIT", 64),
         ("portrait: the shipped model portrait-refiner", "MIT", 64),
     ]
@@ -135,7 +136,7 @@ def test_a_photo_is_drawn_over_in_the_models_size(tmp_path):
         made = np.asarray(image).astype(float)
     assert made.shape == (2 * SIDE, 2 * SIDE, 3)
     # little is changed: the right half is still the red one
-    assert made[:, 140:, 0].mean() > made[:, :116, 0].mean() + 100
+    assert made[:, 140:, 0].mean() > made[:, :116, 0].mean() + 60
 
 
 def test_settings_that_suit_it_are_for_it_alone(monkeypatch):

@@ -68,7 +68,7 @@ def test_it_goes_on_from_an_older_one_and_says_where_there_is_none(model, pictur
         ControlNetModel.from_pretrained(folder).state_dict() for folder in (older, same)
     )
     assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
-    with pytest.raises(AssetError, match="holds no ControlNet"):
+    with pytest.raises(AssetError, match="holds no network to go on from"):
         trained(train_control, pictures, tmp_path / "no", *given, "--start", str(tmp_path))
 
 

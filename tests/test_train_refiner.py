@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from tiny_portrait import train_tiny, trained, write_colours
 
-from assets.image import read_image
+from assets.image import read_image, write_image
 from diffusion import load_pipeline, train_refiner
 from diffusion.refiner import enlarged_draft, refined, refiner_pipeline
 from diffusion.train_pictures import read_captions
@@ -50,6 +52,28 @@ def test_drafts_are_kept_for_the_same_pictures_alone(model, pictures, tmp_path):
     assert len(list(tmp_path.glob("drafts-*.npy"))) == 2
 
 
+def test_contours_are_drawn_into_drafts_in_white():
+    draft = torch.full((1, 3, 4, 4), 0.25)
+    lines = torch.zeros(1, 1, 8, 8)
+    lines[..., 3, :], lines[..., 5, :] = 1.0, 0.5
+    plain, lined = enlarged_draft(draft), enlarged_draft(draft, lines)
+    assert torch.equal(lined[..., 3, :], torch.ones(1, 3, 8))
+    torch.testing.assert_close(lined[..., 5, :], (plain[..., 5, :] + 1) / 2)
+    assert torch.equal(lined[..., ::2, :], plain[..., ::2, :])
+
+
+def test_drafts_with_contours_are_kept_apart_from_those_without(model, pictures, tmp_path):
+    found = read_captions([pictures])[:2]
+    lines = tmp_path / "lines.png"
+    write_image(lines, torch.ones(1, 1, 32, 32))
+    lined = [replace(found[0], lines=lines), found[1]]
+    pipeline = load_pipeline(model)
+    plain, drawn = (
+        drafts_of(some, pipeline, "0123456789abcdef", tmp_path, seed=1) for some in (found, lined)
+    )
+    assert (plain[0] != drawn[0]).any() and (plain[1] == drawn[1]).all()
+
+
 def test_it_draws_what_drafts_show_where_words_say_nothing(model, pictures, tmp_path):
     given = ("--model", str(model), "--steps", "120", "--batch", "8", "--rate", "1e-2")
     folder = trained(train_refiner, pictures, tmp_path, *given, "--descent", "muon",
@@ -71,3 +95,16 @@ def test_it_draws_what_drafts_show_where_words_say_nothing(model, pictures, tmp_
     apart = kept[0] - kept[1]
     shows = (seen[::2] - seen[1::2]).mean(0)
     assert float(apart @ shows) > 0.4 * float(apart @ apart)
+
+
+def test_it_goes_on_from_an_older_one(model, pictures, tmp_path):
+    given = ("--model", str(model), "--batch", "2")
+    older = trained(train_refiner, pictures, tmp_path / "old", *given, "--steps", "4", "--rate",
+                    "1e-2")  # fmt: skip
+    same = trained(train_refiner, pictures, tmp_path / "new", *given, "--start", str(older),
+                   "--steps", "1", "--rate", "1e-9")  # fmt: skip
+    first, second = (
+        UNet2DConditionModel.from_pretrained(folder).state_dict() for folder in (older, same)
+    )
+    assert first["conv_in.weight"][:, 4:].any()
+    assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)

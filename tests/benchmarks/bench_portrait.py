@@ -23,7 +23,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from assets.store import shipped
 from assets.weights import read_metadata, read_tensors, write_tensors
 
 SIDE = 128
@@ -219,11 +218,11 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True)
-    parser.add_argument("--model", type=Path, default=None, help="the shipped one by default")
     parser.add_argument("--prompts", type=int, default=72)
     parser.add_argument("--seeds", type=int, default=8, help="of each of twelve prompts")
     parser.add_argument("--minutes", type=float, default=4.0, help="of the classifier's training")
     parser.add_argument("--cfg", type=float, default=None)
+    parser.add_argument("--free", action="store_true", help="without heads of ours behind them")
     parser.add_argument("--tries", type=int, help="the usual number by default")
     parser.add_argument("--classifier-only", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("out/bench-portrait"))
@@ -249,35 +248,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -> dict[str, Any]:
     """Everything about the drawn pictures."""
-    from avatar.portrait_choice import face_clearness
+    from avatar.portrait import shipped_portrait
     from deca.detect import detect_all
-    from diffusion import Recipe, load_pipeline, txt2img
-    from diffusion.shipped_portrait import (
-        CFG,
-        SAMPLER,
-        STEPS,
-        best_of,
-        enlarged,
-        fitted,
-        prompt_fits,
-        tries_of,
-        usual_tries,
-    )
+    from diffusion.shipped_portrait import CFG, STEPS, TRIES
 
-    folder = options.model or shipped("portrait")
-    pipeline = load_pipeline(folder)
     cfg = CFG if options.cfg is None else options.cfg
-    how: dict[str, Any] = {"cfg": cfg, "steps": STEPS, "sampler": SAMPLER}
-    tries = options.tries or usual_tries(options.model, plain=True)
+    tries = options.tries or TRIES
 
     def drawing(words: str, seed: int) -> Tensor:
         """One picture as a user gets it."""
-        recipe = fitted(Recipe(prompt=words, seed=seed, **how))
-        if tries == 1:
-            return enlarged(txt2img(pipeline, recipe), recipe)
-        made = torch.cat([txt2img(pipeline, one) for one in tries_of(recipe, tries)])
-        best = best_of(prompt_fits(made, words, pipeline.tokenizer), face_clearness(made))
-        return enlarged(made[best : best + 1], recipe)
+        return shipped_portrait(words, seed, tries=tries, layout=not options.free, cfg=cfg)
 
     told = new_wishes(options.prompts, 20_261)
     prompts = [full_caption(wish) for wish in told]
@@ -309,6 +289,7 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
     share = np.mean
     return {
         "prompts": len(prompts), "cfg": cfg, "steps": STEPS, "tries": tries,
+        "on heads of ours": not options.free,
         "seconds a picture": round(took, 2),
         "attributes": accuracy, "attributes, mean": round(float(share(list(accuracy.values()))), 3),
         "exactly one face": round(float(share(one)), 3),

@@ -21,6 +21,7 @@ from torch import Tensor
 from assets.image import write_image
 from avatar.portrait_like import CLOSE, normalized_error
 from avatar.transfer_source import FaceReader
+from deca.conditions import landmark_condition
 from deca.synth import open_studio
 from deca.synth_captioned import SIDE, CaptionedStudio
 from diffusion import Recipe, load_pipeline, txt2img
@@ -69,10 +70,11 @@ def main() -> None:
         recipe = Recipe(prompt=one.captions[0], seed=person, sampler=own.SAMPLER, steps=own.STEPS,
                         cfg=own.CFG, size=(own.SIDE, own.SIDE))  # fmt: skip
         condition = torch.nn.functional.avg_pool2d(one.shown.condition, 2)
+        lines = landmark_condition(one.shown.points, (2 * own.SIDE, 2 * own.SIDE))[:, :1]
         drawn = {
             "renders": one.image,
             "held": own.enlarged(
-                conditioned(held, recipe, [condition], scales=[options.strict]), recipe
+                conditioned(held, recipe, [condition], scales=[options.strict]), recipe, lines
             ),
             "free": own.enlarged(txt2img(free, recipe), recipe),
         }

@@ -1,0 +1,133 @@
+"""The heads behind what the shipped model draws of prompts: they are as the words say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from typer.testing import CliRunner
+
+from avatar.cli import app
+from avatar.portrait_layout import layout_of
+from deca.conditions import FLAT
+from diffusion.metadata import read_record
+from diffusion.shipped_portrait import CONTROL, FOLDER, has_control, is_installed
+
+SIDE = 64
+
+held = pytest.mark.skipif(
+    not (is_installed() and has_control()), reason="no portrait model with a ControlNet is shipped"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """What is this small takes longer on two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def head_of(condition):
+    """1 where the head is."""
+    flat = torch.tensor(FLAT)[:, None, None]
+    return ((condition[0] - flat).abs().amax(0) > 0.03).float()
+
+
+def middle_of(lines):
+    """Where the contours lie across the picture, 0 to 1."""
+    across = lines[0, 0].sum(0)
+    return float((across * torch.linspace(0, 1, len(across))).sum() / across.sum())
+
+
+def test_the_same_words_and_seed_give_the_same_head_and_others_another():
+    first = layout_of("a smiling woman with long hair", 5, SIDE)
+    again = layout_of.__wrapped__("a smiling woman with long hair", 5, SIDE)
+    other = layout_of("a smiling woman with long hair", 6, SIDE)
+    assert first.condition.shape == (1, 3, SIDE, SIDE)
+    assert first.lines.shape == (1, 1, 2 * SIDE, 2 * SIDE)
+    assert torch.equal(first.condition, again.condition) and torch.equal(first.lines, again.lines)
+    assert (first.condition - other.condition).abs().mean() > 0.005
+
+
+def test_contours_lie_where_the_head_has_them():
+    layout = layout_of("a man", 1, SIDE)
+    lines = F.avg_pool2d(layout.lines, 2)[0, 0]
+    assert lines.max() > 0.5 and 0.01 < float((lines > 0.3).float().mean()) < 0.2
+    # all of them are drawn in white on the head
+    assert float((layout.condition[0].amin(0) - lines).min()) > -0.02
+    assert float(head_of(layout.condition)[lines > 0.3].mean()) > 0.97
+
+
+def test_heads_turn_and_wear_hair_as_the_words_say():
+    to_the_left = layout_of("a bald man turned to the left", 2, SIDE)
+    to_the_right = layout_of("a bald man turned to the right", 2, SIDE)
+    assert middle_of(to_the_left.lines) < middle_of(to_the_right.lines) - 0.1
+    bald = head_of(layout_of("a bald woman facing the camera", 3, SIDE).condition)
+    long = head_of(layout_of("a woman with long hair facing the camera", 3, SIDE).condition)
+    assert long.sum() > 1.1 * bald.sum()
+
+
+def test_what_is_left_open_is_said_and_what_is_named_is_not_said_again():
+    layout = layout_of("a woman with red hair and glasses, in a park", 4, SIDE)
+    words = layout.said.removeprefix("a woman with red hair and glasses, in a park, ")
+    assert all(f" {word}" in words for word in ("skin", "eyes", "shirt", "light"))
+    assert not any(word in words for word in ("hair", "glasses", "park", "woman"))
+    assert len(words) < len(layout.said) and ", ," not in words
+    drawn = layout_of("pencil drawing of a man turned to the left, ", 4, SIDE).said
+    assert not any(word in drawn for word in ("skin", "light", "shirt")) and ", ," not in drawn
+    assert drawn.count("turned") == 1
+    # whose hair it is has to be said, and other letters than a caption's say nothing to the model
+    assert "blonde hair" in layout_of("a blonde woman", 4, SIDE).said
+    odd = layout_of("a laughing woman with red hair, 85mm bokeh", 4, SIDE).said
+    assert "bokeh" not in odd and "red" in odd and ("laughing" in odd or "grinning" in odd)
+    chinese = layout_of("一位银发的开朗女性，动漫风格", 4, SIDE).said
+    assert chinese.isascii()
+    assert all(word in chinese for word in ("silver", "woman", "anime"))
+
+
+def test_weights_in_a_prompt_are_not_words():
+    plain = layout_of("a smiling woman with long hair", 5, SIDE)
+    weighed = layout_of("a (smiling:1.2) woman with [long] hair", 5, SIDE)
+    assert torch.equal(plain.condition, weighed.condition)
+
+
+@held
+def test_pictures_say_that_a_head_stands_behind_them_and_are_drawn_free_if_asked(tmp_path):
+    words = ["portrait", "a woman", "--steps", "2", "--tries", "1", "--seed", "4"]
+    made = {}
+    for name, more in (("held", []), ("free", ["--no-layout"]), ("wide", ["--size", "160x128"])):
+        out = tmp_path / f"{name}.png"
+        run = CliRunner().invoke(app, [*words, *more, "--out", str(out)])
+        assert run.exit_code == 0, run.output
+        kinds = [one.kind for one in read_record(out).recipe.extras]
+        report = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+        assert kinds == (["layout", "enlarger"] if name == "held" else ["enlarger"])
+        assert (CONTROL in report["model"].get("layout", "")) == (name == "held")
+        with Image.open(out) as image:
+            made[name] = image.tobytes()
+    assert made["held"] != made["free"]
+
+
+@held
+def test_an_album_needs_no_other_model(tmp_path):
+    out = tmp_path / "album"
+    words = ["album", "a woman, {style}", "--styles", "anime,pencil", "--seeds", "1"]
+    words += ["--steps", "2", "--out", str(out)]
+    first = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert first.exit_code == 0
+    index = json.loads((out / "album.json").read_text(encoding="utf-8"))
+    assert index["model"] == FOLDER and "128 pixels" in index["enlarged"]
+    assert index["not_ranked_by"] == ["not ranked by likeness: no --photo was given"]
+    rows = index["pictures"]
+    assert sorted(row["place"] for row in rows) == [1, 2]
+    for row in rows:
+        with Image.open(out / row["file"]) as image:
+            assert image.size == (256, 256)
+        assert [one["kind"] for one in row["recipe"]["extras"]] == ["layout", "enlarger"]
+    again = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "2 of 2 pictures are there already" in again.stderr
