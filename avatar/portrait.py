@@ -194,7 +194,10 @@ def _drawn(
         model["chosen"] = chosen_by
     if inputs.layout:
         model["layout"] = LAID_OUT
-        model["heard"] = [one.prompt for one, _ in layouts(recipe)]
+        held = layouts(recipe)
+        model["heard"] = [one.prompt for one, _ in held]
+        if unknown := held[0][1].unknown:
+            progress.warn(f"not understood in the prompt, and left to chance: {', '.join(unknown)}")
     if is_shipped(source):
         with progress.stage("enlarging"):
             pictures = enlarged_drawings(pictures, recipe, inputs)
@@ -243,6 +246,9 @@ def _is_laid_out(recipe: Recipe, inputs: PortraitInputs) -> bool:
     extras = inputs.extras
     more = (inputs.image, inputs.guide, recipe.toward, recipe.regions, extras.steering)
     if not inputs.layout or any(more) or extras.fuse is not None or recipe.hires > 1:
+        return False
+    # words that a model was taught are the user's to choose
+    if recipe.all_loras() or extras.embeddings or extras.ip_adapter is not None:
         return False
     return recipe.size is None or recipe.size[0] == recipe.size[1]
 

@@ -257,7 +257,7 @@ def head_of(extras: Sequence[Extra]) -> int | None:
     for one in extras:
         if one.kind == LAYOUT:
             seed = one.name.rpartition(" ")[2]
-            if not (one.name.isascii() and seed.isdecimal()):
+            if not (seed.isascii() and seed.isdecimal() and int(seed[:20]) < 2**62):
                 raise AssetError(f"the picture's layout {one.name!r} names no head; draw it anew")
             return int(seed)
     return None

@@ -38,6 +38,7 @@ class Layout:
     condition: Float[Tensor, "1 3 S S"]  # deca.conditions.face_condition
     lines: Float[Tensor, "1 1 S2 S2"]  # the contours of the 68 points, twice as large
     said: str  # the prompt with what it leaves open: the model learnt from full captions
+    unknown: tuple[str, ...]  # words of the prompt that say nothing to the model
 
 
 @lru_cache(maxsize=64)
@@ -70,7 +71,8 @@ def layout_of(prompt: str, seed: int, side: int) -> Layout:
     points = camera.project(marks[None], size)[0, :, :2]
     lines = landmark_condition(points, size)[:, :1]
     said = _completed(prompt, reading, sitter.wish, rng)
-    return Layout(F.avg_pool2d(face_condition(seen, points), 2), lines, said)
+    condition = F.avg_pool2d(face_condition(seen, points), 2)
+    return Layout(condition, lines, said, reading.unknown)
 
 
 def _somewhere(asked: Wish, rng: np.random.Generator) -> Wish:
@@ -83,9 +85,12 @@ def _somewhere(asked: Wish, rng: np.random.Generator) -> Wish:
 
 
 def _completed(prompt: str, reading: Reading, settled: Wish, rng: np.random.Generator) -> str:
-    """The prompt with what it leaves open; a whole caption where it has other words than those."""
+    """The prompt with what it leaves open; a whole caption where it has other words than those.
+
+    What is weighed or scheduled stays as it was written.
+    """
     asked = reading.wish
-    if reading.unknown or not prompt.isascii():
+    if (reading.unknown or not prompt.isascii()) and plain_text(prompt) == prompt:
         return draw_caption(settled, rng, keep=1.0)
     if "hair" not in prompt.lower():  # a blonde, a grey beard
         asked = dataclasses.replace(asked, hair=None, hair_color=None, scalp=None)

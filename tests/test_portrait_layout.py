@@ -10,11 +10,16 @@ import torch.nn.functional as F
 from PIL import Image
 from typer.testing import CliRunner
 
+from assets.errors import AssetError
 from avatar.cli import app
+from avatar.portrait import prepared
+from avatar.portrait_draw import PortraitInputs
+from avatar.portrait_draw import head_of as head_seed
 from avatar.portrait_layout import layout_of
 from deca.conditions import FLAT
 from diffusion.metadata import read_record
-from diffusion.shipped_portrait import CONTROL, FOLDER, has_control, is_installed
+from diffusion.recipe import Extra, Recipe
+from diffusion.shipped_portrait import CONTROL, FOLDER, NAME, has_control, is_installed
 
 SIDE = 64
 
@@ -83,8 +88,12 @@ def test_what_is_left_open_is_said_and_what_is_named_is_not_said_again():
     assert drawn.count("turned") == 1
     # whose hair it is has to be said, and other letters than a caption's say nothing to the model
     assert "blonde hair" in layout_of("a blonde woman", 4, SIDE).said
-    odd = layout_of("a laughing woman with red hair, 85mm bokeh", 4, SIDE).said
+    photo = layout_of("a laughing woman with red hair, 85mm bokeh", 4, SIDE)
+    odd = photo.said
+    assert photo.unknown == ("85mm bokeh",)
     assert "bokeh" not in odd and "red" in odd and ("laughing" in odd or "grinning" in odd)
+    weighed = "a woman, (85mm bokeh:1.2)"
+    assert layout_of(weighed, 4, SIDE).said.startswith(weighed)
     chinese = layout_of("一位银发的开朗女性，动漫风格", 4, SIDE).said
     assert chinese.isascii()
     assert all(word in chinese for word in ("silver", "woman", "anime"))
@@ -111,6 +120,21 @@ def test_pictures_say_that_a_head_stands_behind_them_and_are_drawn_free_if_asked
         with Image.open(out) as image:
             made[name] = image.tobytes()
     assert made["held"] != made["free"]
+
+
+@pytest.mark.parametrize("name", ["portrait-control", "head -1", f"head {10**19}", "head ²"])
+def test_a_layout_that_names_no_head_is_told(name):
+    assert head_seed((Extra("layout", "portrait-control, head 12"),)) == 12
+    assert head_seed(()) is None
+    with pytest.raises(AssetError, match="names no head; draw it anew"):
+        head_seed((Extra("layout", name),))
+
+
+@held
+def test_words_that_a_model_was_taught_are_left_as_they_are():
+    for prompt, is_held in (("a woman", True), ("a sks woman <lora:me:0.8>", False)):
+        _, inputs = prepared(Recipe(prompt), PortraitInputs(model=NAME))
+        assert inputs.layout == is_held
 
 
 @held
