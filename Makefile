@@ -45,6 +45,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@# without what it depends on: its torchvision is 8 MB of which nothing is used
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		spandrel einops -c constraints.txt
+	@# one process fills librosa's cache of machine code: several at once can mix theirs and crash
+	@# (https://github.com/numba/numba/issues/10128)
+	$(BIN)/python -c "from librosa import beat; from librosa.core import audio, pitch"
 	@touch $(STAMP)
 
 demo: setup

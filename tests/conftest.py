@@ -13,10 +13,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-# Before numba is: workers that fill one cache with librosa's machine code at once can crash on it.
-_CACHE = Path(__file__).parents[1] / ".pytest_cache" / "numba"
-os.environ.setdefault("NUMBA_CACHE_DIR", str(_CACHE / os.environ.get("PYTEST_XDIST_WORKER", "one")))
-
 PACKAGES = ["assets", "avatar", "flame", "deca", "voice", "diffusion"]
 
 # Before any of our packages is imported: the hook rewrites modules as they load.
