@@ -192,10 +192,12 @@ def _draw(entries: Sequence[Entry], out: Path, inputs: AlbumInputs, progress: Pr
     )
     with progress.stage("open the model"):
         pipeline = open_pipeline(inputs.source, first, given, progress)
-    if is_shipped(inputs.source) and inputs.photo is not None:
-        given, _ = with_cut(given, FaceReader(), progress)
+    reader = FaceReader() if is_shipped(inputs.source) and inputs.photo is not None else None
     with progress.stage("draw"):
         for number, one in enumerate(entries):
+            if reader is not None:  # anew for every style; a warning is given once
+                hears = progress if number == 0 else Progress()
+                given, _ = with_cut(given, one.recipe.prompt, reader, hears)
             recipe = one.recipe.change(size=size_of(pipeline, one.recipe))
             with memory_in_words("at one picture", "ask for a smaller --size, or --device cpu"):
                 recipe, picture = drawn(pipeline, recipe, given, Progress())

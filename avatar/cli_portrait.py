@@ -52,7 +52,8 @@ def portrait(
     ] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to draw over.")] = None,
     strength: Annotated[
-        float | None, typer.Option(help="0..1: how much of the picture changes; 0.75.")
+        float | None,
+        typer.Option(help="0..1: how much of the picture, or of the sketch, changes; 0.75."),
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="White where the picture changes.")] = None,
     extend: Annotated[
@@ -131,7 +132,7 @@ def portrait(
         str | None, typer.Option(help="A tiny autoencoder's folder for it, such as TAESD.")
     ] = None,
     layout: Annotated[
-        bool, typer.Option(help="Hold what the shipped model draws to a head of ours.")
+        bool, typer.Option(help="Let the shipped model draw over a sketch of a head of ours.")
     ] = True,
     yaw: Annotated[
         float, typer.Option(help="With --like: degrees that the camera goes to the right.")

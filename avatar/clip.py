@@ -129,7 +129,7 @@ class Stage:
         image = self._renderer(
             verts,
             camera or frame_portrait(self.head, yaw_deg),
-            _light_from(yaw_deg),
+            light_from(yaw_deg),
             (self._drawn, self._drawn),
             background=self._background,
             supersample=self._samples,
@@ -240,7 +240,7 @@ def _at_frames(motion: Motion, count: int, fps: float) -> Motion:
     return Motion(fps, moments.weights[index], moments.rotations[index])
 
 
-def _light_from(yaw_deg: float) -> Lights:
+def light_from(yaw_deg: float) -> Lights:
     """The studio's light, which stands beside the camera wherever that goes."""
     lights = studio_lights()
     turn = axis_angle_to_matrix(torch.tensor([0.0, math.radians(yaw_deg), 0.0]))

@@ -35,7 +35,7 @@ from avatar.portrait_draw import (
     takes_prompts,
 )
 from avatar.portrait_extras import check_extras
-from avatar.portrait_photo import CUT, with_cut
+from avatar.portrait_photo import with_cut
 from avatar.progress import Progress
 from avatar.sheet import Panel, SheetConfig, lay_out
 from avatar.transfer_source import FaceReader
@@ -62,7 +62,10 @@ from diffusion.write import says_generated, write_picture
 log = logging.getLogger(__name__)
 
 PICTURES = (".png", ".jpg", ".jpeg")
-LAID_OUT = "on a head of ours that the prompt's words ask for, by the network portrait-control"
+LAID_OUT = (
+    "over a sketch, our render of a head that the prompt's words ask for, and held to that head by "
+    "the network portrait-control"
+)
 
 
 @dataclass(frozen=True)
@@ -111,18 +114,18 @@ def make_portraits(
         recipe, source = chosen_model(recipe, inputs)
         with progress.stage("opening the model"):
             pipeline = open_pipeline(source, recipe, inputs, progress)
-        is_cut = False
+        cut = ""
         if is_shipped(source):
             recipe = fitted(recipe)
             if inputs.image is not None and inputs.mask is None and recipe.margins is None:
-                inputs, is_cut = with_cut(inputs, FaceReader(), progress)
+                inputs, cut = with_cut(inputs, recipe.prompt, FaceReader(), progress)
         elif recipe.size is None and inputs.image is None and takes_prompts(pipeline):
             from diffusion.draw import size_of
 
             recipe = recipe.change(size=size_of(pipeline, recipe))
         recipe, pictures, model = _drawn(pipeline, source, recipe, inputs, progress)
-        if is_cut:
-            model["image"] = CUT
+        if cut:
+            model["image"] = cut
     if inputs.extras.finishes:
         with progress.stage("restoring and enlarging"):
             pictures = inputs.extras.finished(pictures, progress)
@@ -212,7 +215,7 @@ def prepared(recipe: Recipe, inputs: PortraitInputs) -> tuple[Recipe, PortraitIn
     """
     inputs = replace(inputs, extras=inputs.extras.completed(recipe))
     if inputs.guide is not None and is_shipped(_model(recipe, inputs)):
-        inputs = replace(inputs, guide=inputs.guide.for_shipped())
+        inputs = replace(inputs, guide=inputs.guide.for_shipped(recipe.prompt))
     inputs = replace(inputs, layout=_is_laid_out(recipe, inputs))
     extras = inputs.extras.records(inputs.lora_dir)
     if (guide := inputs.guide) is not None:

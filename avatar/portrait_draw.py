@@ -41,7 +41,7 @@ class PortraitInputs:
     compiled: bool = False
     only: int | None = None  # of the batch, the one picture that is written
     tries: int = 1  # drawings, of which the one that fits the prompt best is written
-    layout: bool = True  # the shipped model's prompts get a head of ours to be drawn on
+    layout: bool = True  # the shipped model's prompts get a sketch of a head of ours
     guide: HeadGuide | None = None  # the head that the pictures are of
     extras: PortraitExtras = PortraitExtras()  # noqa: RUF009 - frozen
 
@@ -227,29 +227,23 @@ def enlarged_drawings(
 
     if inputs.layout:
         held = enumerate(layouts(recipe))
-        made = [enlarged(pictures[k : k + 1], one, layout.lines) for k, (one, layout) in held]
+        made = [enlarged(pictures[k : k + 1], one, layout.sketch) for k, (one, layout) in held]
         return torch.cat(made)
-    return enlarged(pictures, recipe, _contours(recipe, inputs))
+    return enlarged(pictures, recipe, _sketch(recipe, inputs))
 
 
-def _contours(recipe: Recipe, inputs: PortraitInputs) -> Float[Tensor, "B 1 H W"] | None:
-    """Those of the head or photo that is drawn over, twice as large as the recipe; None of none."""
-    from avatar.transfer_source import FaceReader
-    from deca.conditions import landmark_condition
+def _sketch(recipe: Recipe, inputs: PortraitInputs) -> Float[Tensor, "B 3 H W"] | None:
+    """What pictures were drawn over, a head or a photo, twice as large; None where nothing was."""
+    from diffusion.from_picture import resized
 
     if recipe.size is None or recipe.size[0] != recipe.size[1]:
         return None
     side = 2 * recipe.size[0]
     if inputs.guide is not None:
-        points = inputs.guide.landmarks(side)
-    elif inputs.cut is not None:
-        try:
-            points = FaceReader().read(inputs.cut).landmarks2d * (side / inputs.cut.shape[-1])
-        except ValueError:  # no face, or several
-            return None
-    else:
-        return None
-    return landmark_condition(points, (side, side))[:, :1].expand(recipe.batch, -1, -1, -1)
+        return inputs.guide.sketch(side).expand(recipe.batch, -1, -1, -1)
+    if inputs.cut is not None:
+        return resized(inputs.cut, (side, side)).expand(recipe.batch, -1, -1, -1)
+    return None
 
 
 def head_of(extras: Sequence[Extra]) -> int | None:
@@ -295,13 +289,18 @@ def layouts(recipe: Recipe) -> list[tuple[Recipe, Layout]]:
 def _laid_out(
     pipeline: Any, recipe: Recipe, on_step: OnStep
 ) -> tuple[Recipe, Float[Tensor, "B 3 H W"]]:
-    """The shipped model's pictures of a prompt, each held to a head of ours."""
-    from diffusion.conditioned import conditioned
+    """The shipped model's pictures of a prompt, each over a sketch of a head of ours.
 
-    made = [
-        conditioned(pipeline, one, [layout.condition], on_step=on_step)
-        for one, layout in layouts(recipe)
-    ]
+    At a strength of 1 the head's condition alone holds them.
+    """
+    from diffusion.conditioned import conditioned
+    from diffusion.from_picture import resized
+
+    assert recipe.size is not None
+    made = []
+    for one, layout in layouts(recipe):
+        over = None if one.strength == 1 else resized(layout.sketch, recipe.size)
+        made.append(conditioned(pipeline, one, [layout.condition], image=over, on_step=on_step))
     return recipe.change(kind="txt2img"), torch.cat(made)
 
 
@@ -366,4 +365,4 @@ def record_in_json(pipeline: Any) -> dict[str, Any]:
     """What a pipeline is made of, for reports."""
     from diffusion.record import record_of
 
-    return vars(record_of(pipeline))
+    return dict(vars(record_of(pipeline)))

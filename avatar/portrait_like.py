@@ -13,15 +13,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from assets.image import write_image
-from avatar.clip import Stage, frame_portrait
+from avatar.clip import Stage, frame_portrait, light_from
 from avatar.controls import Control, condition_of
 from avatar.transfer_source import FaceReader, read_source
 from deca.conditions import HeadView
+from deca.prompt_wish import Wish
+from deca.prompt_words import read_prompt
+from deca.synth_portrait import colour_and_light, openness, over
+from deca.synth_styles import cel, stylize
+from diffusion.prompt import plain_text
 from diffusion.recipe import Recipe
 from diffusion.shipped_portrait import CONDITION, NAME
 from flame.camera import LookAt, orbit
 from flame.head import Head
 from flame.material import Material
+from flame.render import Renderer
 
 if TYPE_CHECKING:
     from diffusion.conduct import OnStep
@@ -56,10 +62,16 @@ class HeadGuide:
     source: str = ""
     reader: PointReader = field(default_factory=FaceReader)
     close: bool = False  # head and neck alone, as the shipped model draws
+    style: str = "realistic"  # of deca.prompt_wish.STYLES, that it is drawn over in
 
-    def for_shipped(self) -> HeadGuide:
-        """As the shipped model takes it: close, and held by its own ControlNet if by no other."""
-        return replace(self, close=True, controls=self.controls or (Control(CONDITION, NAME),))
+    def for_shipped(self, prompt: str) -> HeadGuide:
+        """As the shipped model takes it: close, in the prompt's style, held by a ControlNet.
+
+        That is its own one if none is named.
+        """
+        wish = read_prompt(plain_text(prompt)).wish if prompt.strip() else Wish()
+        controls = self.controls or (Control(CONDITION, NAME),)
+        return replace(self, close=True, controls=controls, style=wish.style or self.style)
 
     def camera(self) -> LookAt:
         """Where the head is seen from."""
@@ -73,6 +85,18 @@ class HeadGuide:
         shot = stage.photograph(self.verts, self.yaw_deg, camera=self.camera())
         frame = torch.from_numpy(shot)
         return frame.permute(2, 0, 1)[None].float() / 255
+
+    def sketch(self, side: int) -> Float[Tensor, "1 3 S S"]:
+        """What pictures are drawn over: the render, in the style."""
+        shot = self.render(side)
+        if self.style != "anime":
+            return stylize(shot, self.style)
+        size, lights = (side, side), light_from(self.yaw_deg)
+        unlit, lit = colour_and_light(
+            Renderer.of_head(self.head, self.materials), self.materials, self.verts, self.camera(),
+            lights, size, openness(self.head), shadow=256,
+        )  # fmt: skip
+        return cel(over(unlit, shot), over(lit, torch.ones_like(shot)), unlit[:, 3:], shot)
 
     def landmarks(self, side: int) -> Float[Tensor, "68 2"]:
         """The 68 points in pictures of a side, px."""
@@ -93,7 +117,7 @@ class HeadGuide:
     def draw(
         self, pipeline: Any, recipe: Recipe, on_step: OnStep | None = None
     ) -> tuple[Recipe, Float[Tensor, "B 3 S S"]]:
-        """The recipe's pictures over the head's render, and the recipe saying so."""
+        """The recipe's pictures over the head's sketch, and the recipe saying so."""
         from diffusion.conditioned import conditioned
         from diffusion.draw import size_of
 
@@ -106,7 +130,7 @@ class HeadGuide:
         recipe = recipe.change(kind="img2img", size=(width, height))
         scales = [one.scale for one in self.controls]
         pictures = conditioned(
-            pipeline, recipe, self.conditions(width), image=self.render(width), scales=scales,
+            pipeline, recipe, self.conditions(width), image=self.sketch(width), scales=scales,
             on_step=on_step,
         )  # fmt: skip
         return recipe, pictures

@@ -13,9 +13,14 @@ from assets.image import read_image
 from avatar.portrait_draw import PortraitInputs
 from avatar.portrait_like import BELOW, CHIN, EYES, HALF, PointReader
 from avatar.progress import Progress
+from deca.prompt_words import read_prompt
+from deca.synth_styles import stylize
+from diffusion.prompt import plain_text
 
 CUT = "the photo was cut to head and neck, as the shipped model draws"
 _SMALLEST = 16  # px a side
+# of a style's filter where all of it hides a face's features
+_SHARES = {"anime": 0.5, "watercolour": 0.5}
 _SIDE = 512  # px; what lies beyond the photo is as its edge
 
 
@@ -41,15 +46,23 @@ def cut_to_head(
 
 
 def with_cut(
-    inputs: PortraitInputs, reader: PointReader, progress: Progress
-) -> tuple[PortraitInputs, bool]:
-    """The inputs with their image cut to its head and True; as they are, with a warning and False,
-    where no face is found in it."""
+    inputs: PortraitInputs, prompt: str, reader: PointReader, progress: Progress
+) -> tuple[PortraitInputs, str]:
+    """The inputs with their image cut to its head, in the prompt's style, and that in words.
+
+    Where no face is found in it they are as they were, with a warning and no words.
+    """
     assert inputs.image is not None
     photo = read_image(inputs.image, min_side=_SMALLEST)
     try:
-        return replace(inputs, cut=cut_to_head(photo, reader.read(photo).landmarks2d)), True
+        cut = cut_to_head(photo, reader.read(photo).landmarks2d)
     except ValueError as error:
         reason = " ".join(str(error).split())
         progress.warn(f"{inputs.image} is drawn over as it is, uncut: {reason}")
-        return inputs, False
+        return inputs, ""
+    style = read_prompt(plain_text(prompt)).wish.style if prompt.strip() else None
+    if style in (None, "realistic"):
+        return replace(inputs, cut=cut), CUT
+    share = _SHARES.get(str(style), 1.0)
+    drawn = cut + share * (stylize(cut, str(style)) - cut)
+    return replace(inputs, cut=drawn), f"{CUT}; then made {style} by a filter"

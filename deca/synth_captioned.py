@@ -24,19 +24,18 @@ from torch import Tensor
 
 from assets.files import replacing
 from assets.image import write_image
-from deca.conditions import HeadView, face_condition, landmark_condition
+from deca.conditions import HeadView, face_condition
 from deca.prompt_colors import CLOTH
 from deca.prompt_wish import SKINS, Wish
 from deca.synth import Studio, open_studio
 from deca.synth_backdrop import draw_backdrop
 from deca.synth_captions import draw_caption
-from deca.synth_portrait import over, portrait_lights
+from deca.synth_portrait import colour_and_light, openness, over, portrait_lights, turned_joints
 from deca.synth_props import Sitter as Props
 from deca.synth_scene import over as lay
 from deca.synth_sitter import Sitter, draw_sitter, gaze_at_camera
-from deca.synth_styles import stylize
-from deca.synth_words import color_word
-from flame.ambient_occlusion import ambient_occlusion
+from deca.synth_styles import cel, stylize
+from deca.synth_worn import put_on
 from flame.camera import LookAt, orbit
 from flame.hair_texture import HAIR_COLORS, hair_material
 from flame.head import Head
@@ -45,13 +44,14 @@ from flame.material import Material
 from flame.outfit import Outfit, load_outfit
 from flame.paint_eye import IRIS_COLORS
 from flame.params import params_from_arkit
-from flame.render import RenderConfig
+from flame.render import RenderConfig, Renderer
 
 log = logging.getLogger(__name__)
 
 SIDE = 256  # px
-CONDITIONS, LINES = "conditions", "lines"  # folders below that of the pictures
+CONDITIONS = "conditions"  # the folder below that of the pictures
 _FOV_DEG = 18.0
+_SIZE = (SIDE, SIDE)
 _NECK_LIMIT = 0.6  # rad; the body turns the rest
 _PLACES = ("park", "city", "sea", "sky", "sunset", "snow", "room")
 _POOL = 5  # pictures of each place
@@ -81,6 +81,17 @@ class Captioned:
     shown: Shown | None = None  # where conditions are asked for
 
 
+@dataclass(frozen=True, eq=False)
+class _Stand:
+    """A sitter as a mesh before the camera."""
+
+    head: Head  # at rest, whose triangles they are
+    worn: tuple[Material, ...]  # of a hat; drawn hats would be flat
+    verts: Float[Tensor, "1 V 3"]
+    marks: Float[Tensor, "68 3"]
+    level: Float[Tensor, "68 3"]  # the same before the head turned
+
+
 class CaptionedStudio:
     """Portraits of random wishes, heads with their necks, framed alike.
 
@@ -88,18 +99,24 @@ class CaptionedStudio:
     """
 
     def __init__(
-        self, studio: Studio, outfit: Outfit, *, seed: int = 0, conditions: bool = False
+        self,
+        studio: Studio,
+        outfit: Outfit,
+        *,
+        seed: int = 0,
+        conditions: bool = False,
+        pool: int = _POOL,
     ) -> None:
+        """`pool` is how many pictures of each place there are; 0 draws one for each portrait."""
         self.studio, self.outfit = studio, outfit
         self.conditions = conditions
-        self._sky = {style: self._openness(style) for style in ("none", *outfit.hair)}
         rng = np.random.default_rng(seed)
         self._places = {
             kind: [
                 draw_backdrop(
                     Wish(background=kind, background_color="grey", blurred=True), SIDE * 3 // 2, rng
                 )
-                for _ in range(_POOL)
+                for _ in range(pool)
             ]
             for kind in _PLACES
         }
@@ -116,19 +133,53 @@ class CaptionedStudio:
             wish = draw_take(person, rng)
             style = "anime" if rng.random() < 0.14 else str(rng.choice(_FILTERED))
             wish = dataclasses.replace(wish, style="anime" if style == "anime" else "realistic")
-            image, shown, wish = self._picture(wish, rng, torch.Generator().manual_seed(seed))
+            taken = self.portrait(wish, rng, torch.Generator().manual_seed(seed))
             styles = [style] if rng.random() < 0.6 or style == "anime" else []
             for each in styles if style == "anime" else ["realistic", *styles]:
-                told = dataclasses.replace(wish, style=each)
+                told = dataclasses.replace(taken.wish, style=each)
                 words = tuple(draw_caption(told, rng) for _ in range(captions))
-                yield Captioned(stylize(image, each), told, words, shown)
+                image = taken.image if each == wish.style else stylize(taken.image, each)
+                yield Captioned(image, told, words, taken.shown)
 
-    def _picture(
+    def portrait(
         self, wish: Wish, rng: np.random.Generator, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "1 3 S S"], Shown | None, Wish]:
-        studio = self.studio
-        sitter = draw_sitter(wish, studio.flame, self.outfit.albedo, generator=generator)
-        wish = sitter.wish
+    ) -> Captioned:
+        """One portrait of a wish, in its style, without captions."""
+        sitter = draw_sitter(wish, self.studio.flame, self.outfit.albedo, generator=generator)
+        stand = self._posed(sitter)
+        camera = frame(stand.level, stand.marks, rng)
+        lights, shadow = portrait_lights(sitter.wish)
+        lights, shadow = _jittered(lights, rng), min(shadow, 256)
+        tone = float(self.outfit.albedo.tone(sitter.albedo).square().mean())
+        exposure = min(max((0.28 / tone) ** 0.22, 0.8), 1.3) * float(rng.uniform(0.93, 1.08))
+        config = RenderConfig(shadow, exposure)
+        materials = [*self._materials(sitter, rng), *stand.worn]
+        if stand.worn:
+            renderer, sky = Renderer.of_head(stand.head, materials, config), openness(stand.head)
+        else:
+            renderer = self.studio._mesh(str(sitter.wish.hair))[0].with_materials(materials)
+            renderer, sky = renderer.with_config(config), self._openness(str(sitter.wish.hair))
+        drawn = renderer(stand.verts, camera, lights, _SIZE, occlusion=sky)
+        backdrop = self._backdrop(sitter.wish, rng)
+        if sitter.wish.style == "anime":
+            flat, light = colour_and_light(
+                renderer, materials, stand.verts, camera, lights, _SIZE, sky, shadow=shadow
+            )
+            white = torch.ones_like(backdrop)
+            layers = (over(flat, backdrop), over(light, white), drawn[:, 3:], over(drawn, backdrop))
+            drawn = torch.cat([cel(*layers), white[:, :1]], dim=1)
+        drawn, wish = _with_glasses(drawn, sitter, stand, camera, rng)
+        image = over(drawn, backdrop).clamp(0, 1)
+        if wish.style != "anime":
+            image = stylize(image, str(wish.style))
+        if not self.conditions:
+            return Captioned(image, wish, ())
+        seen = HeadView.of(stand.head, materials, stand.verts, camera, _SIZE, samples=1)
+        points = camera.project(stand.marks[None], _SIZE)[0, :, :2]
+        return Captioned(image, wish, (), Shown(face_condition(seen, points), points))
+
+    def _posed(self, sitter: Sitter) -> _Stand:
+        flame, hair = self.studio.flame, str(sitter.wish.hair)
         yaw, pitch, roll = sitter.turn_deg
         weights = gaze_at_camera(sitter.weights, yaw, pitch)
         params = params_from_arkit(sitter.shape[None], weights[None])
@@ -136,47 +187,19 @@ class CaptionedStudio:
         neck = turn.clamp(-_NECK_LIMIT, _NECK_LIMIT)
         params.neck.copy_(neck)
         params.root.copy_(turn - neck)
-        verts = studio._posed(params, sitter.shape[None], str(wish.hair))[0]
-        head = verts[: len(studio.flame.template)]
-        marks = studio.flame.landmarks68(head[None])[0]
-        camera = frame(studio.flame.landmarks68(studio.flame.shaped(params))[0], marks, rng)
-        lights, shadow = portrait_lights(wish)
-        lights = _jittered(lights, rng)
-        tone = float(self.outfit.albedo.tone(sitter.albedo).square().mean())
-        exposure = min(max((0.28 / tone) ** 0.22, 0.8), 1.3) * float(rng.uniform(0.93, 1.08))
-        config = RenderConfig(min(shadow, 256), exposure)
-        renderer, _ = studio._mesh(str(wish.hair))
-        materials = self._materials(sitter, rng)
-        renderer = renderer.with_materials(materials).with_config(config)
-        drawn = renderer(
-            verts[None], camera, lights, (SIDE, SIDE), occlusion=self._sky[str(wish.hair)]
-        )
-        rgba = (drawn[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-        props = Props(head, marks, camera, SIDE)
-        if wish.hat:
-            layer, color = props.hat(rng)
-            wish = dataclasses.replace(wish, hat_color=color_word(color))
-            rgba = lay(rgba, layer)
-        if wish.glasses:
-            # spectacles come dark or clear by chance
-            for _ in range(40):
-                layer, dark = props.glasses(yaw, rng)
-                if dark == (wish.glasses == "sunglasses"):
-                    break
-            wish = dataclasses.replace(wish, glasses="sunglasses" if dark else "glasses")
-            rgba = lay(rgba, layer)
-        layered = torch.from_numpy(rgba.astype(np.float32) / 255).permute(2, 0, 1)[None]
-        image = over(layered, self._backdrop(wish, rng)).clamp(0, 1)
-        if not self.conditions:
-            return image, None, wish
-        seen = HeadView.of(
-            self._worn(str(wish.hair)), materials, verts[None], camera, (SIDE, SIDE), samples=1
-        )
-        points = camera.project(marks[None], (SIDE, SIDE))[0, :, :2]
-        return image, Shown(face_condition(seen, points), points), wish
+        level = flame.landmarks68(flame.shaped(params))[0]
+        worn: tuple[Material, ...] = ()
+        if sitter.wish.hat:
+            head, worn = self._with_hat(sitter)
+            verts = head.pose(weights[None], turned_joints(sitter.turn_deg))
+        else:
+            head = self._worn(hair)
+            verts = self.studio._posed(params, sitter.shape[None], hair)
+        marks = flame.landmarks68(verts[:, : len(flame.template)])[0]
+        return _Stand(head, worn, verts, marks, level)
 
     def _backdrop(self, wish: Wish, rng: np.random.Generator) -> Float[Tensor, "1 3 S S"]:
-        if wish.background not in _PLACES:
+        if not self._places.get(str(wish.background)):
             return draw_backdrop(wish, SIDE, rng)[None]
         pool = self._places[str(wish.background)]
         picture = pool[int(rng.integers(len(pool)))][None]
@@ -219,14 +242,40 @@ class CaptionedStudio:
         head = flame.head(torch.zeros(flame.n_shape))
         return head if style == "none" else self.outfit.wear_hair(head, style)
 
+    def _with_hat(self, sitter: Sitter) -> tuple[Head, tuple[Material, ...]]:
+        """The sitter's head in hair and a hat, and the hat's materials."""
+        flame = self.studio.flame
+        head = flame.head(sitter.shape)
+        marks = flame.landmarks68(head.verts[None, : len(flame.template)])[0]
+        if sitter.wish.hair != "none":
+            head = self.outfit.wear_hair(head, str(sitter.wish.hair))
+        return put_on(head, marks, dataclasses.replace(sitter.wish, glasses=""))
+
+    @lru_cache(maxsize=8)  # noqa: B019
     def _openness(self, style: str) -> Float[Tensor, " V"]:
-        """The share of the sky that each vertex of the mean head sees."""
-        head = self._worn(style)
-        faces, _, ids = head.triangles()
-        sky = ambient_occlusion(head.verts, faces, directions=24).clone()
-        inside = torch.unique(faces[ids == head.material_names.index("mouth")])
-        sky[inside] = 0.28 + 0.72 * sky[inside]
-        return sky
+        return openness(self._worn(style))
+
+
+def _with_glasses(
+    drawn: Float[Tensor, "1 4 S S"],
+    sitter: Sitter,
+    stand: _Stand,
+    camera: LookAt,
+    rng: np.random.Generator,
+) -> tuple[Float[Tensor, "1 4 S S"], Wish]:
+    """A picture with the glasses of a sitter, if any, and the wish that it shows then."""
+    wish = sitter.wish
+    rgba = (drawn[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    if wish.glasses:
+        props = Props(stand.verts[0], stand.marks, camera, SIDE)
+        # spectacles come dark or clear by chance
+        for _ in range(40):
+            layer, dark = props.glasses(sitter.turn_deg[0], rng)
+            if dark == (wish.glasses == "sunglasses"):
+                break
+        wish = dataclasses.replace(wish, glasses="sunglasses" if dark else "glasses")
+        rgba = lay(rgba, layer)
+    return torch.from_numpy(rgba.astype(np.float32) / 255).permute(2, 0, 1)[None], wish
 
 
 def draw_person(rng: np.random.Generator) -> Wish:
@@ -331,8 +380,8 @@ def write_portraits(
     """At least `count` JPEG pictures, and captions.jsonl with a line for each.
 
     A line's `caption` is its first caption, `captions` are all, `wish` is what the picture shows,
-    `condition` the PNG below the folder of what the studio makes for a ControlNet, `lines` that of
-    its contours alone, `landmarks` the 68 points, px.
+    `condition` the PNG below the folder of what the studio makes for a ControlNet, `landmarks` the
+    68 points, px.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
@@ -356,9 +405,6 @@ def write_portraits(
                 row["condition"] = f"{CONDITIONS}/{Path(name).stem}.png"
                 row["landmarks"] = found.shown.points.round(decimals=2).tolist()
                 write_image(folder / str(row["condition"]), found.shown.condition)
-                row["lines"] = f"{LINES}/{Path(name).stem}.png"
-                contours = landmark_condition(found.shown.points, (SIDE, SIDE))[:, :1]
-                write_image(folder / str(row["lines"]), contours)
             lines.append(json.dumps({**row, "person": person, "wish": found.wish.named()}))
         person += 1
         if person % 50 == 0:

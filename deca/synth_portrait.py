@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -94,7 +95,7 @@ class PortraitStudio:
         yaw, pitch, _ = sitter.turn_deg
         weights = gaze_at_camera(sitter.weights, yaw, pitch)[None]
         verts = worn_head.pose(weights, rotations)
-        sky = _openness(worn_head)
+        sky = openness(worn_head)
         camera = _camera(head, verts[0], near=bool(settled.near))
         lights, shadow = portrait_lights(settled)
         size = (self.side, self.side)
@@ -111,26 +112,13 @@ class PortraitStudio:
         if worn:
             bald = Renderer.of_head(head, materials, config)(
                 verts[:, : len(head.verts)], camera, lights, size, supersample=2,
-                occlusion=_openness(head),
+                occlusion=openness(head),
             )  # fmt: skip
             bare = (over(bald, backdrop) + noise).clamp(0, 1)
-        plain = Lights(sh_constant(torch.ones(1, 3)), torch.zeros(1, 0, 3), torch.zeros(1, 0, 3))
-        unlit = renderer.with_config(RenderConfig(0, tone="linear"))(
-            verts, camera, plain, size, supersample=2
+        unlit, lit = colour_and_light(
+            renderer, (*materials, *worn), verts, camera, lights, size, sky, shadow=shadow,
+            supersample=2,
         )  # fmt: skip
-        white = [
-            dataclasses.replace(
-                material,
-                base_color=torch.cat([
-                    torch.full_like(material.base_color[:3], 0.9), material.base_color[3:]
-                ]),
-                roughness=0.9,
-            )
-            for material in (*materials, *worn)
-        ]  # fmt: skip
-        lit = Renderer.of_head(worn_head, white, RenderConfig(shadow, tone="linear"))(
-            verts, camera, lights, size, supersample=2, occlusion=sky
-        )
         return Layers(
             image, bare, over(unlit, backdrop), over(lit, torch.ones_like(backdrop)),
             drawn[:, 3:], sitter, self._beard(sitter),
@@ -209,6 +197,39 @@ class PortraitStudio:
         return dataclasses.replace(skin, normal=joined_normals(skin.normal[None], bumps)[0])
 
 
+def colour_and_light(
+    renderer: Renderer,
+    materials: Sequence[Material],
+    verts: Float[Tensor, "1 V 3"],
+    camera: LookAt,
+    lights: Lights,
+    size: tuple[int, int],
+    sky: Float[Tensor, " V"],
+    *,
+    shadow: int,
+    supersample: int = 1,
+) -> tuple[Float[Tensor, "1 4 H W"], Float[Tensor, "1 4 H W"]]:
+    """What drawings are made from: a head's colours without light, and light on it in white."""
+    plain = Lights(sh_constant(torch.ones(1, 3)), torch.zeros(1, 0, 3), torch.zeros(1, 0, 3))
+    unlit = renderer.with_materials(materials).with_config(RenderConfig(0, tone="linear"))(
+        verts, camera, plain, size, supersample=supersample
+    )
+    white = [
+        dataclasses.replace(
+            material,
+            base_color=torch.cat([
+                torch.full_like(material.base_color[:3], 0.9), material.base_color[3:]
+            ]),
+            roughness=0.9,
+        )
+        for material in materials
+    ]  # fmt: skip
+    lit = renderer.with_materials(white).with_config(RenderConfig(shadow, tone="linear"))(
+        verts, camera, lights, size, supersample=supersample, occlusion=sky
+    )
+    return unlit, lit
+
+
 def portrait_lights(wish: Wish) -> tuple[Lights, int]:
     """The light of a settled wish, and the side of its shadow map."""
     key, fill, rim, sky, breadth = _KINDS[str(wish.light_kind)]
@@ -262,10 +283,12 @@ def _camera(head: Head, verts: Float[Tensor, "V 3"], *, near: bool) -> LookAt:
     return orbit(torch.tensor([0.0]), 0.0, distance, (x, y, z), fov)
 
 
-def _openness(head: Head) -> Float[Tensor, " V"]:
-    """The share of the sky that each vertex sees; the inside of the mouth glows a little."""
+def openness(head: Head) -> Float[Tensor, " V"]:
+    """The share of the sky that each vertex sees; the inside of a mouth glows a little."""
     faces, _, ids = head.triangles()
     sky = ambient_occlusion(head.verts, faces, directions=24)
+    if "mouth" not in head.material_names:
+        return sky
     inside = torch.unique(faces[ids == head.material_names.index("mouth")])
     sky = sky.clone()
     sky[inside] = _MOUTH_GLOW + (1 - _MOUTH_GLOW) * sky[inside]

@@ -61,8 +61,8 @@ def conditioned(
     control: Any = moved[0] if len(moved) == 1 else moved
     scale: Any = weights[0] if len(weights) == 1 else weights
     settings: dict[str, Any] = {"controlnet_conditioning_scale": scale, "on_step": on_step}
+    latents = varied_noise(pipeline, recipe) if takes_weights(pipeline) else None
     if image is None:
-        latents = varied_noise(pipeline, recipe) if takes_weights(pipeline) else None
         return draw(
             pipeline, recipe, "txt2img", latents=latents, width=width, height=height,
             image=control, **settings,
@@ -75,7 +75,7 @@ def conditioned(
         )
     settings |= {"strength": recipe.strength, "steps": steps, "control_image": control}
     if mask is None:
-        return draw(pipeline, recipe, "img2img", image=start, **settings)
+        return draw(pipeline, recipe, "img2img", latents=latents, image=start, **settings)
     changed = (mask > 0).to(image.dtype)
     drawn = draw(
         pipeline, recipe, "inpaint", image=start, mask_image=changed.to(pipeline.device),

@@ -40,9 +40,9 @@ def draw(
 ) -> Float[Tensor, "B C H W"]:
     """The pictures of a recipe by one of the tasks txt2img, img2img and inpaint, on the CPU.
 
-    `score` and `latents` take the place of the recipe's prompts and noise; `steps` is how many of
-    its steps are done, for schedules; `pictures` are the task's own arguments. With
-    output_type="latent" it is their latents, where the pipeline runs.
+    `score` and `latents` take the place of the recipe's prompts and noise, that of img2img too;
+    `steps` is how many of its steps are done, for schedules; `pictures` are the task's own
+    arguments. With output_type="latent" it is their latents, where the pipeline runs.
     """
     _check_loras(pipeline, recipe)
     runner = _for_task(pipeline, task)
@@ -55,7 +55,10 @@ def draw(
         **pictures,
     }
     if latents is not None:
-        settings["latents"] = latents
+        if task == "img2img":
+            _start_from(runner, latents)
+        else:
+            settings["latents"] = latents
         for source in settings["generator"]:  # which has drawn the start already
             torch.randn(latents[:1].shape, generator=source, dtype=latents.dtype)
     if "FlowMatch" in type(runner.scheduler).__name__:
@@ -226,6 +229,19 @@ def _for_task(pipeline: Pipeline, task: str) -> Pipeline:
     name = type(pipeline).__name__
     word = next((task for task, word in _TASKS.items() if word in name), "txt2img")
     return copy.copy(pipeline) if word == task else copy.copy(as_task(pipeline, task))
+
+
+def _start_from(runner: Pipeline, noise: Tensor) -> None:
+    """Have a picture drawn over from this noise; diffusers would draw its own."""
+
+    def prepare_latents(image: Tensor, timestep: Tensor, *_: Any, **__: Any) -> Tensor:
+        vae = runner.vae
+        code = vae.encode(image.to(vae.device, vae.dtype)).latent_dist.mode()
+        code = code * vae.config.scaling_factor
+        noised: Tensor = runner.scheduler.add_noise(code.to(noise), noise, timestep)
+        return noised
+
+    runner.prepare_latents = prepare_latents
 
 
 def _check_loras(pipeline: Pipeline, recipe: Recipe) -> None:

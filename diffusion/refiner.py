@@ -16,6 +16,7 @@ from torch import Tensor
 from diffusion.quiet import loading
 from diffusion.samplers import scheduler_for
 
+_LUMA = (0.299, 0.587, 0.114)  # BT.601
 _SAMPLER, _STEPS = "Euler a", 20  # chance in every step leaves less of a draft's faults
 
 
@@ -55,11 +56,40 @@ def refined(
 
 
 def enlarged_draft(
-    images: Float[Tensor, "B 3 H W"], lines: Float[Tensor, "B 1 H2 W2"] | None = None
+    images: Float[Tensor, "B 3 H W"],
+    sketch: Float[Tensor, "B 3 H2 W2"] | None = None,
 ) -> Float[Tensor, "B 3 H2 W2"]:
-    """Drafts twice as large, as the refiner is shown them: in white lines where contours are known.
+    """Drafts twice as large, as the refiner is shown them.
 
-    They say where lids and lips are to be, which a draft is too small for.
+    A draft is too small for lids and lips. Where it was drawn over a sketch, the fine light and
+    shade of that take the place of its own.
     """
     larger = F.interpolate(images, scale_factor=2, mode="bicubic", align_corners=False).clamp(0, 1)
-    return larger if lines is None else larger + (1 - larger) * lines
+    if sketch is None:
+        return larger
+    return (larger + fine_shade(sketch) - fine_shade(larger)).clamp(0, 1)
+
+
+def fine_shade(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
+    """What of the luma is finer than a 40th of the side (a Gaussian's deviation), -1..1."""
+    luma = torch.einsum("c,bchw->bhw", pictures.new_tensor(_LUMA), pictures)[:, None]
+    return luma - _blurred(luma, pictures.shape[-1] // 40)
+
+
+def in_colours_of(
+    pictures: Float[Tensor, "B 3 H W"], drafts: Float[Tensor, "B 3 H W"]
+) -> Float[Tensor, "B 3 H W"]:
+    """Pictures with what is broad in their colours taken from others.
+
+    The refiner pales them; the same is done to upscalers (StableSR, Wang et al. 2024).
+    """
+    reach = pictures.shape[-1] // 32
+    return (pictures + _blurred(drafts, reach) - _blurred(pictures, reach)).clamp(0, 1)
+
+
+def _blurred(pictures: Tensor, reach: int) -> Tensor:
+    """By a box of `reach` pixels each way, three times, which is nearly a Gaussian."""
+    size = 2 * max(1, reach) + 1
+    for _ in range(3):
+        pictures = F.avg_pool2d(pictures, size, 1, size // 2, count_include_pad=False)
+    return pictures

@@ -16,7 +16,7 @@ from assets.store import PACKAGE
 from diffusion.prompt import plain_text
 from diffusion.quiet import loading
 from diffusion.recipe import Recipe
-from diffusion.refiner import enlarged_draft, refined, refiner_pipeline
+from diffusion.refiner import enlarged_draft, in_colours_of, refined, refiner_pipeline
 
 if TYPE_CHECKING:
     from diffusion.caption_reader import CaptionReader, PromptReader
@@ -151,19 +151,19 @@ def said() -> str:
 def enlarged(
     images: Float[Tensor, "B 3 H W"],
     recipe: Recipe,
-    lines: Float[Tensor, "B 1 H2 W2"] | None = None,
+    sketch: Float[Tensor, "B 3 H2 W2"] | None = None,
 ) -> Float[Tensor, "B 3 H2 W2"]:
     """The model's pictures of a recipe drawn anew, twice as large; as they are without a refiner.
 
-    Between two prompts the nearer one is shown. `lines` are the contours that the faces are to
-    have, where they are known.
+    Between two prompts the nearer one is shown. `sketch` is what they were drawn over, if anything.
     """
     if not has_refiner():
         return images
     way = recipe.toward
     prompt = recipe.prompt if way is None or way.share <= 0.5 else way.prompt
     prompts = [plain_text(prompt)] * len(images)
-    return refined(_refiner(), prompts, enlarged_draft(images, lines), seed=recipe.seed)
+    drafts = enlarged_draft(images, sketch)
+    return in_colours_of(refined(_refiner(), prompts, drafts, seed=recipe.seed), drafts)
 
 
 @lru_cache(maxsize=1)

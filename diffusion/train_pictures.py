@@ -38,7 +38,6 @@ class Captioned:
     caption: str | None = None
     captions: tuple[str, ...] = ()  # where there are several ways of saying it, that one first
     condition: Path | None = None  # the picture that a ControlNet is shown of it
-    lines: Path | None = None  # its contours, which a refiner's draft is drawn with
 
     def said(self, number: int) -> str:
         """One of the captions, by any number."""
@@ -68,9 +67,8 @@ def read_captions(folders: Sequence[Path]) -> list[Captioned]:
     """Every picture of the folders with its caption.
 
     Captions are lines of a .jsonl file in the folder ("file" or "file_name", "caption" or "text",
-    "captions" where there are several; in folders below, "condition" is a ControlNet's picture
-    and "lines" one of white contours on black), or NAME.txt beside NAME.png. Raises AssetError
-    where a picture has none, or a line no picture.
+    "captions" where there are several; "condition" is a ControlNet's picture in a folder below), or
+    NAME.txt beside NAME.png. Raises AssetError where a picture has none, or a line no picture.
     """
     found = []
     for folder in folders:
@@ -156,9 +154,9 @@ def _read_table(table: Path) -> list[Captioned]:
             name = row.get("file", row.get("file_name"))
             text = row.get("caption", row.get("text"))
             texts = tuple(row.get("captions", (text,)))
-            beside = [row.get(name) for name in ("condition", "lines")]
+            condition = row.get("condition")
         except (ValueError, AttributeError, TypeError):
-            name, texts, beside = None, (), []
+            name, texts, condition = None, (), None
         if not isinstance(name, str) or not all(isinstance(text, str) for text in texts or (0,)):
             raise AssetError(
                 f'line {number} of {table} is not {{"file": NAME, "caption": WORDS}}; mend it'
@@ -169,7 +167,7 @@ def _read_table(table: Path) -> list[Captioned]:
                 table.parent / contained(table.parent, name).name,
                 first,
                 texts if others else (),
-                *(None if one is None else contained(table.parent, str(one)) for one in beside),
+                None if condition is None else contained(table.parent, str(condition)),
             )
         )
     return found

@@ -31,6 +31,8 @@ FOLDER = "unet"
 _STRENGTHS = (0.3, 0.4, 0.5, 0.65, 0.75, 0.85)  # of drawing over, by which drafts differ
 _DRAFT_STEPS, _DRAFT_CFG = 8, 2.5
 _BLOCK = 32  # drafts at once
+_SHADED = 4  # of so many blocks all but the last have their pictures' fine shade
+_SHADE = (0.6, 1.15)  # how much of it, by chance
 
 
 def refiner_unet(unet: Any) -> Any:
@@ -56,8 +58,8 @@ def drafts_of(
 ) -> Any:
     """The latents of each picture's enlarged draft, in a file that is made once, [N, C, h, w].
 
-    Drafts are drawn with the contours of pictures that have some. The file of the pictures as they
-    are read, their contours and the model's hash `known` make this one's name.
+    Most have the fine shade of their pictures, as if those were sketches. The file of the pictures
+    as they are read and the model's hash `known` make this one's name.
     """
     from diffusers import StableDiffusionImg2ImgPipeline
 
@@ -69,9 +71,7 @@ def drafts_of(
 
     side = int(pipeline.vae_scale_factor * pipeline.unet.config.sample_size)
     pixels = pixels_of(found, side, folder)
-    lined = [one.lines for one in found if one.lines is not None]
-    read = [read_name(pixels), f"{len(lined)}lines"] if lined else [read_name(pixels)]
-    path = folder / f"drafts-{'-'.join(read)}-{known[:16]}-{seed}.npy"
+    path = folder / f"drafts-{read_name(pixels)}-shade-{known[:16]}-{seed}.npy"
     if not path.is_file():
         log.info("drafting %d pictures into %s", len(found), path)
         parts = ("vae", "text_encoder", "tokenizer", "unet", "safety_checker", "feature_extractor")
@@ -88,9 +88,10 @@ def drafts_of(
             array = np.lib.format.open_memmap(written, "w+", dtype=np.float16, shape=shape)
             for start in range(0, len(found), _BLOCK):
                 rows = torch.arange(start, min(start + _BLOCK, len(found)))
-                strength = _STRENGTHS[start // _BLOCK % len(_STRENGTHS)]
+                block = start // _BLOCK
+                strength = _STRENGTHS[block // _SHADED % len(_STRENGTHS)]
                 drafts = drawer(
-                    [found[row].said(start // _BLOCK) for row in rows.tolist()],
+                    [found[row].said(block) for row in rows.tolist()],
                     image=torch.from_numpy(rows_of(pixels, rows)).float() / 255,
                     strength=strength,
                     num_inference_steps=round(_DRAFT_STEPS / strength),
@@ -98,7 +99,8 @@ def drafts_of(
                     output_type="pt",
                     generator=torch.Generator().manual_seed(seed + start),
                 ).images
-                shown = enlarged_draft(drafts, _lines([found[row] for row in rows], 2 * side))
+                these = [found[row] for row in rows.tolist()]
+                shown = enlarged_draft(drafts, _sketches(these, 2 * side, block))
                 code = pipeline.vae.encode(2 * shown - 1).latent_dist.mode()
                 array[start : start + len(rows)] = code.half().cpu().numpy()
             array.flush()
@@ -106,14 +108,18 @@ def drafts_of(
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _lines(found: Sequence[Captioned], side: int) -> Tensor:
-    """The pictures' contours [B, 1, S, S]; none of pictures that have no file of them."""
+def _sketches(found: Sequence[Captioned], side: int, block: int) -> Tensor | None:
+    """The pictures as drafts of a block are told of them [B, 3, S, S]; None of some blocks."""
     from diffusion.train_pictures import read_square
 
-    empty = torch.zeros(1, 1, side, side)
-    return torch.cat(
-        [empty if one.lines is None else read_square(one.lines, side)[:, :1] for one in found]
-    )
+    if block % _SHADED == _SHADED - 1:
+        return None
+    pictures = torch.cat([read_square(one.path, side) for one in found])
+    generator = torch.Generator().manual_seed(block)
+    low, high = _SHADE
+    share = low + (high - low) * torch.rand(len(found), 1, 1, 1, generator=generator)
+    # a part of the shade is that of a picture as much nearer to grey
+    return 0.5 + share * (pictures - 0.5)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

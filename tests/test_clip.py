@@ -16,10 +16,10 @@ from assets.image import AI_SOURCE_TYPE
 from avatar.clip import (
     Clip,
     _at_frames,
-    _light_from,
     _with_morphs,
     backdrop,
     frame_portrait,
+    light_from,
     look_aside,
     make_clip,
 )
@@ -302,7 +302,7 @@ def test_portraits_show_head_and_shoulders_with_the_eyes_above_the_middle(shippe
 def test_the_light_goes_round_with_the_camera(generator):
     turn = axis_angle_to_matrix(torch.tensor([0.0, np.radians(50.0), 0.0]).float())
     normals = torch.nn.functional.normalize(torch.randn(1, 40, 3, generator=generator), dim=-1)
-    before, after = studio_lights(), _light_from(50.0)
+    before, after = studio_lights(), light_from(50.0)
     torch.testing.assert_close(
         sh_shading(normals @ turn.T, after.sh), sh_shading(normals, before.sh), atol=1e-6, rtol=0
     )

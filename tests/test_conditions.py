@@ -232,6 +232,24 @@ def guide_of(folder, kinds, reader):
     )
 
 
+def test_the_shipped_model_draws_over_a_head_in_the_prompts_style():
+    guide = guide_of("net", ("normal",), Blind())
+    assert guide.for_shipped("").controls == guide.controls and guide.for_shipped("").close
+    # the points of a ball are no face's, by which it could be framed
+    plain, drawn, inked = (
+        dataclasses.replace(guide.for_shipped(words), close=False)
+        for words in ("a man", "pencil drawing of a man", "a man, anime style")
+    )
+    assert torch.equal(plain.sketch(SIDE), plain.render(SIDE))
+    pencil = drawn.sketch(SIDE)[0]
+    assert float((pencil.amax(0) - pencil.amin(0)).mean()) < 0.06
+    anime = inked.sketch(SIDE)
+    assert anime.shape == (1, 3, SIDE, SIDE) and bool(anime.isfinite().all())
+    # the wall behind the head stays
+    torch.testing.assert_close(anime[..., :2, :2], plain.render(SIDE)[..., :2, :2])
+    assert float((anime - plain.render(SIDE)).abs().mean()) > 0.02
+
+
 def test_a_portrait_of_a_head_follows_its_conditions_and_says_how_well(tmp_path_factory, tmp_path):
     model = tiny_diffusion.model_folder(tmp_path_factory, "sd1")
     net = tiny_diffusion.model_folder(tmp_path_factory, "controlnet")

@@ -9,7 +9,7 @@ import torch
 
 from assets.image import write_image
 from avatar.portrait_draw import PortraitInputs
-from avatar.portrait_photo import cut_to_head, with_cut
+from avatar.portrait_photo import CUT, cut_to_head, with_cut
 from avatar.progress import Progress
 
 
@@ -64,8 +64,13 @@ def test_photos_upside_down_are_refused():
 def test_where_no_face_is_found_the_photo_is_kept_and_it_is_said(tmp_path):
     write_image(tmp_path / "a.png", places(64, 64))
     inputs, progress = PortraitInputs(image=tmp_path / "a.png"), Progress()
-    kept, is_cut = with_cut(inputs, Reader(), progress)
-    assert kept is inputs and not is_cut
+    kept, told = with_cut(inputs, "a woman", Reader(), progress)
+    assert kept is inputs and not told
     assert progress.warnings[0].endswith("as it is, uncut: no face was found; give another")
-    kept, is_cut = with_cut(inputs, Reader(points_at(30.0, 20.0, 40.0)), progress)
-    assert is_cut and kept.cut.shape[-1] == kept.cut.shape[-2] and len(progress.warnings) == 1
+    reader = Reader(points_at(30.0, 20.0, 40.0))
+    kept, told = with_cut(inputs, "a woman", reader, progress)
+    assert kept.cut.shape[-1] == kept.cut.shape[-2] and len(progress.warnings) == 1
+    drawn, then = with_cut(inputs, "pencil drawing of a woman", reader, progress)
+    assert told == CUT and then.startswith(CUT) and "pencil" in then
+    grey = drawn.cut.amax(1) - drawn.cut.amin(1)
+    assert float(grey.mean()) < 0.05 < float((kept.cut.amax(1) - kept.cut.amin(1)).mean())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from tiny_portrait import train_tiny, trained, write_colours
 
-from assets.image import read_image, write_image
+from assets.image import read_image
 from diffusion import load_pipeline, train_refiner
-from diffusion.refiner import enlarged_draft, refined, refiner_pipeline
+from diffusion.refiner import enlarged_draft, fine_shade, in_colours_of, refined, refiner_pipeline
 from diffusion.train_pictures import read_captions
 from diffusion.train_refiner import drafts_of, refiner_unet
 
@@ -52,26 +50,48 @@ def test_drafts_are_kept_for_the_same_pictures_alone(model, pictures, tmp_path):
     assert len(list(tmp_path.glob("drafts-*.npy"))) == 2
 
 
-def test_contours_are_drawn_into_drafts_in_white():
-    draft = torch.full((1, 3, 4, 4), 0.25)
-    lines = torch.zeros(1, 1, 8, 8)
-    lines[..., 3, :], lines[..., 5, :] = 1.0, 0.5
-    plain, lined = enlarged_draft(draft), enlarged_draft(draft, lines)
-    assert torch.equal(lined[..., 3, :], torch.ones(1, 3, 8))
-    torch.testing.assert_close(lined[..., 5, :], (plain[..., 5, :] + 1) / 2)
-    assert torch.equal(lined[..., ::2, :], plain[..., ::2, :])
+def test_sketches_give_drafts_their_fine_shade_and_nothing_else(generator):
+    side = 80
+    draft = torch.full((1, 3, side // 2, side // 2), 0.5)
+    draft[:, 0] = 0.6
+    slow = torch.linspace(0.2, 0.8, side).expand(1, 3, side, side)
+    torch.testing.assert_close(
+        enlarged_draft(draft, sketch=slow)[..., 12:-12], enlarged_draft(draft)[..., 12:-12],
+        atol=2e-3, rtol=0,
+    )  # fmt: skip
+    sketch = slow.clone()
+    sketch[..., 39:41, :] = 0.0
+    shaded = enlarged_draft(draft, sketch=sketch)
+    line, beside = shaded[0, :, 39, 20:60], shaded[0, :, 25, 20:60]
+    assert bool((beside - line > 0.1).all())
+    torch.testing.assert_close(line[0] - line[1], torch.full((40,), 0.1), atol=1e-3, rtol=0)
 
 
-def test_drafts_with_contours_are_kept_apart_from_those_without(model, pictures, tmp_path):
+def test_the_fine_shade_of_a_wave_is_the_wave_or_nothing():
+    x = torch.arange(256.0)
+    for period, kept in ((8, 1.0), (200, 0.05)):
+        wave = (0.5 + 0.4 * torch.sin(2 * torch.pi * x / period)).expand(1, 3, 256, 256)
+        shade = fine_shade(wave)[..., 64:192, 64:192]
+        assert abs(float(shade.abs().amax()) / 0.4 - kept) < 0.05
+
+
+def test_pictures_take_broad_colours_from_drafts_and_keep_what_is_fine(generator):
+    x = torch.arange(128.0)
+    fine = 0.1 * torch.sin(2 * torch.pi * x / 4).expand(1, 3, 128, 128)
+    red = torch.tensor([0.7, 0.3, 0.4])[None, :, None, None].expand(1, 3, 128, 128)
+    made = in_colours_of(0.5 + fine, red)
+    torch.testing.assert_close(made[..., 16:-16], (red + fine)[..., 16:-16], atol=5e-3, rtol=0)
+    picture = torch.rand(1, 3, 32, 32, generator=generator)
+    torch.testing.assert_close(in_colours_of(picture, picture), picture)
+
+
+def test_one_block_of_drafts_in_four_is_told_nothing_of_its_pictures(pictures):
     found = read_captions([pictures])[:2]
-    lines = tmp_path / "lines.png"
-    write_image(lines, torch.ones(1, 1, 32, 32))
-    lined = [replace(found[0], lines=lines), found[1]]
-    pipeline = load_pipeline(model)
-    plain, drawn = (
-        drafts_of(some, pipeline, "0123456789abcdef", tmp_path, seed=1) for some in (found, lined)
-    )
-    assert (plain[0] != drawn[0]).any() and (plain[1] == drawn[1]).all()
+    told = [train_refiner._sketches(found, 32, block) for block in range(8)]
+    assert [one is None for one in told] == [False, False, False, True] * 2
+    truth = torch.cat([read_image(one.path, min_side=32) for one in found])
+    ratio = fine_shade(told[0]).std((1, 2, 3)) / fine_shade(truth).std((1, 2, 3))
+    assert bool((ratio > 0.55).all()) and bool((ratio < 1.2).all())
 
 
 def test_it_draws_what_drafts_show_where_words_say_nothing(model, pictures, tmp_path):

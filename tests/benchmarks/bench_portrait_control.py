@@ -1,10 +1,10 @@
 """How closely the shipped portrait model follows a head through the shipped ControlNet.
 
 `python tests/benchmarks/bench_portrait_control.py --count 40` renders people it was never trained
-on, draws each one's caption held to its normals and contours, reads the drawing with the shipped
-encoder and prints JSON: the error of the 68 points over the distance of the eyes' outer corners
-(median, and the share within 0.05) with the ControlNet, without it, and of the renders themselves,
-which is what the encoder would say of a perfect drawing.
+on, draws each one's caption over its render as `avatar portrait` does, held to its normals and
+contours alone, and free, reads the drawings with the shipped encoder and prints JSON: the error of
+the 68 points over the distance of the eyes' outer corners (median, and the share within 0.05) of
+each, and of the renders themselves, which is what the encoder would say of a perfect drawing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from torch import Tensor
 from assets.image import write_image
 from avatar.portrait_like import CLOSE, normalized_error
 from avatar.transfer_source import FaceReader
-from deca.conditions import landmark_condition
 from deca.synth import open_studio
 from deca.synth_captioned import SIDE, CaptionedStudio
 from diffusion import Recipe, load_pipeline, txt2img
@@ -70,17 +69,27 @@ def main() -> None:
         recipe = Recipe(prompt=one.captions[0], seed=person, sampler=own.SAMPLER, steps=own.STEPS,
                         cfg=own.CFG, size=(own.SIDE, own.SIDE))  # fmt: skip
         condition = torch.nn.functional.avg_pool2d(one.shown.condition, 2)
-        lines = landmark_condition(one.shown.points, (2 * own.SIDE, 2 * own.SIDE))[:, :1]
         drawn = {
             "renders": one.image,
+            "over renders": own.enlarged(
+                conditioned(
+                    held,
+                    recipe,
+                    [condition],
+                    scales=[options.strict],
+                    image=torch.nn.functional.avg_pool2d(one.image, 2),
+                ),
+                recipe,
+                one.image,
+            ),
             "held": own.enlarged(
-                conditioned(held, recipe, [condition], scales=[options.strict]), recipe, lines
+                conditioned(held, recipe, [condition], scales=[options.strict]), recipe
             ),
             "free": own.enlarged(txt2img(free, recipe), recipe),
         }
         for name, picture in drawn.items():
             errors.setdefault(name, []).append(error(reader, picture, one.shown.points))
-        rows.append(torch.cat([one.image, one.shown.condition, drawn["held"], drawn["free"]], -2))
+        rows.append(torch.cat([one.shown.condition, *drawn.values()], -2))
     if options.sheet:
         write_image(options.sheet, torch.cat(rows[:12], -1))
     print(json.dumps({name: told(found) for name, found in errors.items()}, indent=1))
