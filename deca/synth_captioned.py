@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
@@ -30,10 +31,19 @@ from deca.prompt_wish import SKINS, Wish
 from deca.synth import Studio, open_studio
 from deca.synth_backdrop import draw_backdrop
 from deca.synth_captions import draw_caption
-from deca.synth_portrait import colour_and_light, openness, over, portrait_lights, turned_joints
+from deca.synth_complexion import HAIRS, creased, dyed
+from deca.synth_portrait import (
+    colour_and_light,
+    openness,
+    over,
+    portrait_lights,
+    striped,
+    turned_joints,
+)
 from deca.synth_props import Sitter as Props
 from deca.synth_scene import over as lay
 from deca.synth_sitter import Sitter, draw_sitter, gaze_at_camera
+from deca.synth_skin import Skins
 from deca.synth_styles import cel, stylize
 from deca.synth_worn import put_on
 from flame.camera import LookAt, orbit
@@ -41,7 +51,8 @@ from flame.hair_texture import HAIR_COLORS, hair_material
 from flame.head import Head
 from flame.light import Lights
 from flame.material import Material
-from flame.outfit import Outfit, load_outfit
+from flame.outfit import Outfit, load_outfit, to_floats
+from flame.paint_cloth import paint_shirt
 from flame.paint_eye import IRIS_COLORS
 from flame.params import params_from_arkit
 from flame.render import RenderConfig, Renderer
@@ -52,6 +63,8 @@ SIDE = 256  # px
 CONDITIONS = "conditions"  # the folder below that of the pictures
 _FOV_DEG = 18.0
 _SIZE = (SIDE, SIDE)
+_FINER = 2  # samples a pixel each way
+_TEXELS, _CLOTH_SIDE = 512, 256
 _NECK_LIMIT = 0.6  # rad; the body turns the rest
 _PLACES = ("park", "city", "sea", "sky", "sunset", "snow", "room")
 _POOL = 5  # pictures of each place
@@ -110,6 +123,9 @@ class CaptionedStudio:
         """`pool` is how many pictures of each place there are; 0 draws one for each portrait."""
         self.studio, self.outfit = studio, outfit
         self.conditions = conditions
+        self._skins = Skins(outfit.albedo, _TEXELS)
+        self._bumps = _small(to_floats(outfit.skin_normal), _TEXELS)
+        self._gloss = _small(to_floats(outfit.skin_roughness), _TEXELS)
         rng = np.random.default_rng(seed)
         self._places = {
             kind: [
@@ -153,18 +169,19 @@ class CaptionedStudio:
         tone = float(self.outfit.albedo.tone(sitter.albedo).square().mean())
         exposure = min(max((0.28 / tone) ** 0.22, 0.8), 1.3) * float(rng.uniform(0.93, 1.08))
         config = RenderConfig(shadow, exposure)
-        materials = [*self._materials(sitter, rng), *stand.worn]
+        materials = [*self._materials(sitter, rng, generator), *stand.worn]
         if stand.worn:
             renderer, sky = Renderer.of_head(stand.head, materials, config), openness(stand.head)
         else:
             renderer = self.studio._mesh(str(sitter.wish.hair))[0].with_materials(materials)
             renderer, sky = renderer.with_config(config), self._openness(str(sitter.wish.hair))
-        drawn = renderer(stand.verts, camera, lights, _SIZE, occlusion=sky)
+        drawn = renderer(stand.verts, camera, lights, _SIZE, supersample=_FINER, occlusion=sky)
         backdrop = self._backdrop(sitter.wish, rng)
         if sitter.wish.style == "anime":
             flat, light = colour_and_light(
-                renderer, materials, stand.verts, camera, lights, _SIZE, sky, shadow=shadow
-            )
+                renderer, materials, stand.verts, camera, lights, _SIZE, sky, shadow=shadow,
+                supersample=_FINER,
+            )  # fmt: skip
             white = torch.ones_like(backdrop)
             layers = (over(flat, backdrop), over(light, white), drawn[:, 3:], over(drawn, backdrop))
             drawn = torch.cat([cel(*layers), white[:, :1]], dim=1)
@@ -210,30 +227,40 @@ class CaptionedStudio:
         picture = picture[..., top : top + side, left : left + side]
         if rng.random() < 0.5:
             picture = picture.flip(-1)
-        resized: Tensor = torch.nn.functional.interpolate(
+        resized: Tensor = F.interpolate(
             picture, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False
         )
         return (resized * float(rng.uniform(0.85, 1.1))).clamp(0, 1)
 
-    def _materials(self, sitter: Sitter, rng: np.random.Generator) -> list[Material]:
+    def _materials(
+        self, sitter: Sitter, rng: np.random.Generator, generator: torch.Generator
+    ) -> list[Material]:
         wish, wardrobe = sitter.wish, self.studio.wardrobe
-        skin = self.studio._skins.decode(sitter.albedo)
         eyes = wardrobe.eyes[str(wish.eyes)]
         lashes = wardrobe.lashes[-2 if wish.gender == "woman" else 0]
         made = [
-            Material("skin", skin, roughness=float(rng.uniform(0.42, 0.7))),
+            self._skin(sitter, float(rng.uniform(0.85, 1.2)), generator),
             Material("eyes", eyes[int(rng.integers(len(eyes)))], roughness=0.15),
             Material("lashes", lashes, alpha_mode="BLEND", double_sided=True),
-            Material("mouth", wardrobe.mouth * float(rng.uniform(0.8, 1.0))),
-            Material("shirt", _cloth(wish), roughness=0.9),
+            Material("mouth", wardrobe.mouth * float(rng.uniform(0.8, 1.0)), double_sided=True),
+            _cloth(str(wish.clothes_color), str(wish.stripes)),
         ]
         if wish.hair != "none":
             made.append(self._hair(str(wish.hair), str(wish.hair_color)))
         return made
 
+    def _skin(self, sitter: Sitter, gloss: float, generator: torch.Generator) -> Material:
+        albedo = dyed(sitter, self.outfit.albedo, HAIRS, self._skins.decode)[0]
+        skin = Material("skin", albedo, self._bumps, (gloss * self._gloss).clamp(0, 1))
+        return creased(skin, sitter, self.studio.flame, generator=generator)
+
     @lru_cache(maxsize=128)  # noqa: B019  (studios live as long as the program)
     def _hair(self, style: str, color: str) -> Material:
-        return hair_material(self.studio.wardrobe.hair[style].texture, color)
+        return hair_material(self._strands(style), color)
+
+    @lru_cache(maxsize=8)  # noqa: B019
+    def _strands(self, style: str) -> Float[Tensor, "2 K K"]:
+        return _small(self.outfit.hair[style].texture, _TEXELS)
 
     @lru_cache(maxsize=8)  # noqa: B019
     def _worn(self, style: str) -> Head:
@@ -347,13 +374,13 @@ def draw_take(person: Wish, rng: np.random.Generator) -> Wish:
 def frame(
     rest: Float[Tensor, "68 3"], posed: Float[Tensor, "68 3"], rng: np.random.Generator
 ) -> LookAt:
-    """Head and neck, the eyes a little above the middle, with a little play."""
+    """Head, neck and collar, the eyes above the middle, with a little play."""
     eyes = rest[36:48].mean(0)
     unit = float(eyes[1] - rest[8, 1])
-    half = 1.2 * unit * float(rng.uniform(0.96, 1.04))
+    half = 1.34 * unit * float(rng.uniform(0.96, 1.04))
     # half of the way to where the turned face went
     x = 0.5 * float(posed[36:48, 0].mean()) + 0.02 * unit * float(rng.normal())
-    y = float(eyes[1]) - 0.1 * unit + 0.02 * unit * float(rng.normal())
+    y = float(eyes[1]) - 0.16 * unit + 0.02 * unit * float(rng.normal())
     distance = half / float(np.tan(np.deg2rad(_FOV_DEG) / 2))
     return orbit(torch.tensor([0.0]), 0.0, distance, (x, y, float(rest[:, 2].mean())), _FOV_DEG)
 
@@ -361,17 +388,20 @@ def frame(
 def _jittered(lights: Lights, rng: np.random.Generator) -> Lights:
     """The same lights from a little aside."""
     shift = torch.from_numpy(rng.normal(0, 0.12, 3).astype(np.float32))
-    directions = torch.nn.functional.normalize(lights.directions + shift, dim=-1)
+    directions = F.normalize(lights.directions + shift, dim=-1)
     return dataclasses.replace(lights, directions=directions)
 
 
-def _cloth(wish: Wish) -> Float[Tensor, "3 K K"]:
-    cloth = (np.array(CLOTH[str(wish.clothes_color)]) / 255)[:, None, None] * np.ones((1, 32, 32))
-    if wish.stripes:
-        second = (np.array(CLOTH[wish.stripes]) / 255)[:, None, None]
-        lines = (np.arange(32) // 2 % 2 == 1)[None, :, None]
-        cloth = np.where(lines, second, cloth)
-    return torch.from_numpy(cloth.astype(np.float32))
+@lru_cache(maxsize=64)
+def _cloth(color: str, stripes: str) -> Material:
+    red, green, blue = (value / 255 for value in CLOTH[color])
+    base, knit = paint_shirt((red, green, blue), size=_CLOTH_SIDE)
+    cloth = Material("shirt", base, knit, roughness=0.9, double_sided=True)
+    return striped(cloth, CLOTH[stripes]) if stripes else cloth
+
+
+def _small(image: Float[Tensor, "C K K"], side: int) -> Tensor:
+    return F.interpolate(image[None], (side, side), mode="area")[0]
 
 
 def write_portraits(

@@ -6,32 +6,29 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from deca.prompt_colors import CLOTH
 from deca.prompt_wish import Wish
 from deca.synth_backdrop import draw_backdrop
+from deca.synth_complexion import BEARD, HAIRS, creased, dyed
 from deca.synth_light import Lamp, spread_key
 from deca.synth_sitter import Sitter, draw_sitter, gaze_at_camera
 from deca.synth_styles import cel, grain, luma, modelled, stylize
 from deca.synth_worn import put_on
 from flame.ambient_occlusion import ambient_occlusion
 from flame.camera import LookAt, orbit
-from flame.hair_texture import HAIR_COLORS
 from flame.head import JOINT_NAMES, Head
 from flame.light import Lights, directional, sh_constant, sh_sky
 from flame.material import Material
 from flame.model import Flame
 from flame.outfit import Outfit
 from flame.render import RenderConfig, Renderer
-from flame.srgb import linear_to_srgb, srgb_to_linear
+from flame.srgb import srgb_to_linear
 
 SIDE = 768  # px
 _TEXELS = 1024
@@ -40,7 +37,6 @@ _NECK, _HEAD = JOINT_NAMES.index("neck"), JOINT_NAMES.index("head")
 _EYES = slice(JOINT_NAMES.index("leftEye"), JOINT_NAMES.index("rightEye") + 1)
 _NECK_SHARE = 0.35  # of a turn
 _MOUTH_GLOW = 0.28
-_BEARD = ("beard shadow", "moustache shadow")
 _TINTS = {"warm": (1.16, 1.0, 0.78), "cool": (0.84, 0.97, 1.18), "": (1.03, 1.0, 0.96)}
 _LEVELS = {"dim": 0.5, "bright": 1.35, "": 1.0}
 _FROM = {"the left": (-0.75, 0.55, 0.8), "the right": (0.75, 0.55, 0.8),
@@ -143,58 +139,23 @@ class PortraitStudio:
         )
         named = {material.name: material for material in materials}
         if wish.stripes:
-            named["shirt"] = _striped(named["shirt"], CLOTH[wish.stripes])
-        if sitter.creases > 0.1:
-            named["skin"] = self._creased(sitter, named["skin"], generator)
+            named["shirt"] = striped(named["shirt"], CLOTH[wish.stripes])
+        named["skin"] = creased(named["skin"], sitter, self.flame, generator=generator)
         return head, tuple(named.values())
 
     def _skin(self, sitter: Sitter) -> Float[Tensor, "3 K K"]:
         """The albedo, with brows and beard toward the hair's colour."""
-        return self._dyed(sitter, ("brow density", "brow thickness", *_BEARD))[0]
+        return dyed(sitter, self.outfit.albedo, HAIRS, self._decode)[0]
 
     def _beard(self, sitter: Sitter) -> Float[Tensor, "3 K K"] | None:
         if not sitter.wish.beard:
             return None
-        skin, smooth = (srgb_to_linear(image) for image in self._dyed(sitter, _BEARD))
+        with_and_without = dyed(sitter, self.outfit.albedo, BEARD, self._decode)
+        skin, smooth = (srgb_to_linear(image) for image in with_and_without)
         return (skin.clamp(min=1e-3) / smooth.clamp(min=1e-3)).log()
 
-    def _dyed(self, sitter: Sitter, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """The skin with the named hairs dyed, and without them; sRGB [3, K, K] each."""
-        model, codes = self.outfit.albedo, sitter.albedo
-        skin = model.decode(codes, _TEXELS)[0]
-        bald = codes.clone()
-        for name in names:
-            index = model.names.index(name)
-            # without its average amount too
-            bald[:, index] = -model.offsets[index]
-        smooth = model.decode(bald, _TEXELS)[0]
-        drop = (srgb_to_linear(smooth) / srgb_to_linear(skin).clamp(min=1e-3)).mean(0).log()
-        share = (1 - torch.exp(-1.6 * drop.clamp(min=0)))[None] * _strands(_TEXELS)
-        color = torch.tensor(HAIR_COLORS[str(sitter.wish.hair_color)])[:, None, None]
-        # brows are darker than hair, but for those that age has bleached
-        dye = srgb_to_linear(color) * (0.7 if sitter.wish.age == "old" else 0.5)
-        mixed = srgb_to_linear(skin) * (1 - share) + dye * share
-        return linear_to_srgb(mixed).clamp(0, 1), smooth
-
-    def _creased(self, sitter: Sitter, skin: Material, generator: torch.Generator) -> Material:
-        """The skin with the wrinkles of an age, in motion too."""
-        from deca.shipped_detail import normal_map, prepared
-        from flame.wrinkle_lines import GROUPS
-        from flame.wrinkle_map import joined_normals
-        from flame.wrinkles import wrinkles
-
-        side = 512
-        person = wrinkles(
-            self.flame,
-            prepared(self.flame, side),
-            torch.full((len(GROUPS),), sitter.creases),
-            sitter.shape,
-            generator=generator,
-        )
-        bumps = normal_map(person.at(sitter.weights), self.flame)
-        assert skin.normal is not None
-        bumps = F.interpolate(bumps, skin.normal.shape[-2:], mode="bilinear", align_corners=False)
-        return dataclasses.replace(skin, normal=joined_normals(skin.normal[None], bumps)[0])
+    def _decode(self, codes: Float[Tensor, "1 A"]) -> Float[Tensor, "3 K K"]:
+        return self.outfit.albedo.decode(codes, _TEXELS)[0]
 
 
 def colour_and_light(
@@ -295,16 +256,7 @@ def openness(head: Head) -> Float[Tensor, " V"]:
     return sky
 
 
-@lru_cache(maxsize=2)
-def _strands(side: int) -> Float[Tensor, "1 K K"]:
-    """How far brows and beards take the hair's colour: streaks along v, 0..1."""
-    noise = np.random.default_rng(7).standard_normal((side, side))
-    streaks = gaussian_filter(noise, (side / 170, side / 900), mode="wrap")
-    share = 0.50 + 0.34 * streaks / streaks.std()
-    return torch.from_numpy(share.clip(0, 0.95).astype(np.float32))[None]
-
-
-def _striped(cloth: Material, second: tuple[int, int, int]) -> Material:
+def striped(cloth: Material, second: tuple[int, int, int]) -> Material:
     """Every other eighth of the cloth in a second colour."""
     base = cloth.base_color
     side = base.shape[-1]

@@ -25,10 +25,10 @@ _TONES = (
 
 
 class Skins:
-    """An albedo model with its masks shrunk once: `decode` at SKIN_SIDE, several times faster."""
+    """An albedo model with its masks shrunk once: `decode` at `side`, several times faster."""
 
-    def __init__(self, albedo: AlbedoModel) -> None:
-        self.model = albedo
+    def __init__(self, albedo: AlbedoModel, side: int = SKIN_SIDE) -> None:
+        self.model, self.side = albedo, side
         self._painted = set(_BROW_HAIRS) <= set(albedo.names)
         if not self._painted:  # a stand-in that has no layers
             return
@@ -38,10 +38,10 @@ class Skins:
             first.append(start)
             start += len(level)
             if len(level):
-                masks.append(_resized(level[None])[0])
+                masks.append(_resized(level[None], side)[0])
         self._masks = torch.cat(masks).flatten(1)  # [M, K K]
         self._mask_of = torch.tensor(first)[albedo.level_of] + albedo.mask_of
-        self._base = _resized(albedo.log_base.float()[None])[0].flatten(1)
+        self._base = _resized(albedo.log_base.float()[None], side)[0].flatten(1)
         self._low, high = albedo.mask_range.unbind(-1)
         self._span = high - self._low
 
@@ -49,7 +49,7 @@ class Skins:
     def decode(self, codes: Float[Tensor, "1 A"]) -> Float[Tensor, "3 K K"]:
         """The albedo image of one person, sRGB."""
         if not self._painted:
-            return self.model.decode(codes, SKIN_SIDE)[0]
+            return self.model.decode(codes, self.side)[0]
         model = self.model
         coloured = (codes[0] + model.offsets)[:, None] * model.log_rgb  # [A, 3]
         weights = coloured.new_zeros(len(self._masks), 3)
@@ -58,17 +58,17 @@ class Skins:
             self._base + (self._low @ coloured)[:, None], weights.T, self._masks
         )
         image: Tensor = linear_to_srgb(log_albedo.clamp(DEEPEST, 0.0).exp())
-        return image.reshape(3, SKIN_SIDE, SKIN_SIDE)
+        return image.reshape(3, self.side, self.side)
 
     @torch.no_grad()
     def brows(self, codes: Float[Tensor, "1 A"]) -> Bool[np.ndarray, "K K"]:
         """Texels that this person's brow hairs darken by more than a third."""
         if not self._painted:
-            return np.zeros((SKIN_SIDE, SKIN_SIDE), bool)
+            return np.zeros((self.side, self.side), bool)
         rows = torch.tensor([self.model.names.index(name) for name in _BROW_HAIRS])
         amount = (codes[0] + self.model.offsets)[rows] * self.model.log_rgb[rows].mean(1)
         values = self._low[rows, None] + self._span[rows, None] * self._masks[self._mask_of[rows]]
-        drop = -(amount @ values).reshape(1, 1, SKIN_SIDE, SKIN_SIDE)
+        drop = -(amount @ values).reshape(1, 1, self.side, self.side)
         # single hairs leave gaps of a texel between them
         smooth = F.avg_pool2d(drop, 3, 1, 1)
         return (smooth[0, 0] > _BROW_DARKNESS).numpy()
@@ -95,8 +95,8 @@ class Skins:
         return found
 
 
-def _resized(images: Float[Tensor, "1 M J J"]) -> Float[Tensor, "1 M K K"]:
+def _resized(images: Float[Tensor, "1 M J J"], side: int) -> Float[Tensor, "1 M K K"]:
     """Means of texels when shrinking, bilinear when growing, as AlbedoModel.decode has it."""
-    if images.shape[-1] > SKIN_SIDE:
-        return F.adaptive_avg_pool2d(images, SKIN_SIDE)
-    return F.interpolate(images, size=(SKIN_SIDE,) * 2, mode="bilinear", align_corners=False)
+    if images.shape[-1] > side:
+        return F.adaptive_avg_pool2d(images, side)
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)

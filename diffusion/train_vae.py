@@ -118,7 +118,8 @@ def _shrunk(
         return latents, images
     scale = sides[int(torch.randint(len(sides), (), generator=generator))]
     small, wanted = (
-        F.interpolate(values, scale_factor=scale, mode="bilinear", antialias=True)
+        # halves cannot be resized on every device
+        F.interpolate(values.float(), scale_factor=scale, mode="bilinear", antialias=True)
         for values in (latents, images)
     )
     return small, wanted

@@ -69,3 +69,34 @@ def test_anime_is_drawn_flat_and_in_ink(studio):
 
     assert inked(anime.image) > 0.001 > 5 * inked(plain.image)
     assert roughness(anime.image) < 0.8 * roughness(plain.image)
+
+
+def _drawn(studio, **wished):
+    wish = Wish(**{"gender": "man", "hair": "short", "skin": "fair", "freckles": False,
+                   "background": "plain", "background_color": "white", "light_kind": "even",
+                   "turn": "facing the camera", "expression": "neutral", **wished})  # fmt: skip
+    return studio.portrait(wish, np.random.default_rng(3), torch.Generator().manual_seed(3))
+
+
+def test_old_faces_are_lined(studio):
+    def lines(age):
+        image = _drawn(studio, age=age, beard="", hair="none", scalp="no hair").image
+        brow = image[0].mean(0)[50:85, 105:150]  # where foreheads fold
+        return float(brow.diff(n=2, dim=0).abs().mean())
+
+    assert lines("old") > 1.5 * lines("young")
+
+
+def test_beards_have_the_colour_of_the_hair(studio):
+    def redness(color):
+        image = _drawn(studio, age="young", beard="a beard", hair_color=color).image[0]
+        chin = image[:, 187:205, 110:150].mean((1, 2))
+        return float(chin[0] / chin.sum())
+
+    assert redness("red") > redness("black") + 0.02
+
+
+def test_collars_are_seen(studio):
+    image = _drawn(studio, age="young", clothes_color="green", hair_color="black").image[0]
+    cloth = (image[1] > 1.3 * image[0]) & (image[1] > 1.3 * image[2])
+    assert 0.015 < float(cloth.float().mean()) < 0.2
