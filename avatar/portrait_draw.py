@@ -16,7 +16,7 @@ from assets.image import read_image
 from avatar.portrait_extras import PortraitExtras, draw_with_second, open_refiner
 from avatar.progress import Progress
 from diffusion.recipe import Extra, Recipe
-from diffusion.shipped_portrait import CONTROL
+from diffusion.shipped_portrait import CONTROL, SKETCHED
 
 if TYPE_CHECKING:
     from avatar.portrait_layout import Layout
@@ -222,7 +222,7 @@ def shipped_extras(*, head: int | None) -> tuple[Extra, ...]:
 def enlarged_drawings(
     pictures: Float[Tensor, "B 3 H W"], recipe: Recipe, inputs: PortraitInputs
 ) -> Float[Tensor, "B 3 H2 W2"]:
-    """The shipped model's pictures of a recipe, twice as large; faces are as their heads are."""
+    """The shipped model's pictures of a recipe, enlarged; faces are as their heads are."""
     from diffusion.shipped_portrait import enlarged
 
     if inputs.layout:
@@ -233,12 +233,12 @@ def enlarged_drawings(
 
 
 def _sketch(recipe: Recipe, inputs: PortraitInputs) -> Float[Tensor, "B 3 H W"] | None:
-    """What pictures were drawn over, a head or a photo, twice as large; None where nothing was."""
+    """What pictures were drawn over, a head or a photo, larger; None where nothing was."""
     from diffusion.from_picture import resized
 
     if recipe.size is None or recipe.size[0] != recipe.size[1]:
         return None
-    side = 2 * recipe.size[0]
+    side = SKETCHED * recipe.size[0]
     if inputs.guide is not None:
         return inputs.guide.sketch(side).expand(recipe.batch, -1, -1, -1)
     if inputs.cut is not None:

@@ -1,8 +1,8 @@
 """The layout of a prompted portrait: a head of ours, drawn by chance as the words have it.
 
 A small model knows what faces look like, and not well where all of their parts go. So it draws over
-a sketch of this head (SDEdit, Meng et al. 2022), its ControlNet is shown the head, and its refiner
-the sketch's fine shade.
+a sketch of this head (SDEdit, Meng et al. 2022), its ControlNet is shown the head, and the sketch
+gives its fine light and shade to what becomes of the drawing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from torch import Tensor
 from deca.prompt_wish import Wish
 from deca.prompt_words import Reading, read_prompt
 from deca.synth import open_studio
-from deca.synth_captioned import SIDE, CaptionedStudio, draw_take
+from deca.synth_captioned import CaptionedStudio, draw_take
 from deca.synth_captions import draw_caption, left_open
 from diffusion.from_picture import resized
 from diffusion.prompt import plain_text
+from diffusion.shipped_portrait import SIDE, SKETCHED
 from flame.outfit import load_outfit
 
 
@@ -30,8 +31,8 @@ from flame.outfit import load_outfit
 class Layout:
     """What a drawing begins from and is held to."""
 
-    sketch: Float[Tensor, "1 3 S2 S2"]  # the head as we render it, in the style that is asked for
-    condition: Float[Tensor, "1 3 S S"]  # deca.conditions.face_condition, half as large
+    sketch: Float[Tensor, "1 3 S4 S4"]  # the head as we render it, in the style that is asked for
+    condition: Float[Tensor, "1 3 S S"]  # deca.conditions.face_condition, a quarter as large
     said: str  # the prompt with what it leaves open: the model learnt from full captions
     unknown: tuple[str, ...]  # words of the prompt that say nothing to the model
 
@@ -51,7 +52,7 @@ def layout_of(prompt: str, seed: int, side: int) -> Layout:
     assert taken.shown is not None
     said = _completed(prompt, reading, taken.wish, rng)
     return Layout(
-        resized(taken.image, (2 * side, 2 * side)),
+        resized(taken.image, (SKETCHED * side, SKETCHED * side)),
         resized(taken.shown.condition, (side, side)),
         said,
         reading.unknown,
@@ -89,4 +90,5 @@ _PLACE = ("background", "background_color", "blurred")
 
 @lru_cache(maxsize=1)
 def _studio() -> CaptionedStudio:
-    return CaptionedStudio(open_studio(SIDE), load_outfit(), conditions=True, pool=0)
+    side = SKETCHED * SIDE
+    return CaptionedStudio(open_studio(side), load_outfit(), side=side, conditions=True, pool=0)

@@ -19,6 +19,7 @@ from avatar.transfer_source import FaceReader, read_source
 from deca.conditions import HeadView
 from deca.prompt_wish import Wish
 from deca.prompt_words import read_prompt
+from deca.synth_captioned import BELOW, FOV_DEG, HALF
 from deca.synth_portrait import colour_and_light, openness, over
 from deca.synth_styles import cel, stylize
 from diffusion.prompt import plain_text
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
 CLOSE = 0.05  # of the distance between the eyes' outer corners: points that close are the same face
 _OUTER_CORNERS = (36, 45)  # of the 68 points
 EYES, CHIN = slice(36, 48), 8
-# of close pictures, in distances from the eyes to the chin: half a side, and how far the middle is
-# below the eyes
-HALF, BELOW = 1.2, 0.1
-_CLOSE_FOV_DEG = 18.0  # of the pictures that the shipped model was trained on
 
 
 @runtime_checkable
@@ -192,15 +189,12 @@ def read_guide(
 
 
 def frame_close(points: Float[Tensor, "68 3"], yaw_deg: float = 0.0) -> LookAt:
-    """The camera of a picture of head and neck, as the shipped model's training pictures are.
-
-    The eyes are a little above the middle; from them to the chin is five twelfths of the picture.
-    """
+    """The camera of a picture of head and collar, as the shipped model's training pictures are."""
     eyes = points[EYES].mean(0)
     unit = float(eyes[1] - points[CHIN, 1])
-    distance = HALF * unit / math.tan(math.radians(_CLOSE_FOV_DEG) / 2)
+    distance = HALF * unit / math.tan(math.radians(FOV_DEG) / 2)
     middle = (float(eyes[0]), float(eyes[1]) - BELOW * unit, float(points[:, 2].mean()))
-    return orbit(torch.tensor([yaw_deg]), 0.0, distance, middle, _CLOSE_FOV_DEG)
+    return orbit(torch.tensor([yaw_deg]), 0.0, distance, middle, FOV_DEG)
 
 
 def check_likeness(

@@ -11,9 +11,10 @@ from torch.nn.functional import grid_sample, interpolate
 
 from assets.image import read_image
 from avatar.portrait_draw import PortraitInputs
-from avatar.portrait_like import BELOW, CHIN, EYES, HALF, PointReader
+from avatar.portrait_like import CHIN, EYES, PointReader
 from avatar.progress import Progress
 from deca.prompt_words import read_prompt
+from deca.synth_captioned import BELOW, HALF
 from deca.synth_styles import stylize
 from diffusion.prompt import plain_text
 

@@ -59,12 +59,15 @@ from flame.render import RenderConfig, Renderer
 
 log = logging.getLogger(__name__)
 
-SIDE = 256  # px
+SIDE = 256  # px, usually
 CONDITIONS = "conditions"  # the folder below that of the pictures
-_FOV_DEG = 18.0
-_SIZE = (SIDE, SIDE)
+FOV_DEG = 18.0
+# in distances from the eyes to the chin: half a picture's side, and how far its middle is below
+# the eyes
+HALF, BELOW = 1.34, 0.16
+_SHOWN = (SIDE, SIDE)
 _FINER = 2  # samples a pixel each way
-_TEXELS, _CLOTH_SIDE = 512, 256
+_CLOTH_SIDE = 256  # texels
 _NECK_LIMIT = 0.6  # rad; the body turns the rest
 _PLACES = ("park", "city", "sea", "sky", "sunset", "snow", "room")
 _POOL = 5  # pictures of each place
@@ -78,7 +81,7 @@ _FILTERED = ("oil", "pencil", "watercolour", "clay", "neon")
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """What a ControlNet is shown of a head."""
+    """What a ControlNet is shown of a head, in SIDE pixels whatever the picture has."""
 
     condition: Float[Tensor, "1 3 S S"]  # deca.conditions.face_condition
     points: Float[Tensor, "68 2"]  # px
@@ -109,6 +112,7 @@ class CaptionedStudio:
     """Portraits of random wishes, heads with their necks, framed alike.
 
     Closer than usual: a face must be many of a small model's latents wide to have eyes.
+    Pictures have `side` pixels a side.
     """
 
     def __init__(
@@ -117,20 +121,22 @@ class CaptionedStudio:
         outfit: Outfit,
         *,
         seed: int = 0,
+        side: int = SIDE,
         conditions: bool = False,
         pool: int = _POOL,
     ) -> None:
         """`pool` is how many pictures of each place there are; 0 draws one for each portrait."""
         self.studio, self.outfit = studio, outfit
-        self.conditions = conditions
-        self._skins = Skins(outfit.albedo, _TEXELS)
-        self._bumps = _small(to_floats(outfit.skin_normal), _TEXELS)
-        self._gloss = _small(to_floats(outfit.skin_roughness), _TEXELS)
+        self.side, self.conditions = side, conditions
+        self._texels = _FINER * side
+        self._skins = Skins(outfit.albedo, self._texels)
+        self._bumps = _resized(to_floats(outfit.skin_normal), self._texels)
+        self._gloss = _resized(to_floats(outfit.skin_roughness), self._texels)
         rng = np.random.default_rng(seed)
         self._places = {
             kind: [
                 draw_backdrop(
-                    Wish(background=kind, background_color="grey", blurred=True), SIDE * 3 // 2, rng
+                    Wish(background=kind, background_color="grey", blurred=True), side * 3 // 2, rng
                 )
                 for _ in range(pool)
             ]
@@ -163,7 +169,7 @@ class CaptionedStudio:
         """One portrait of a wish, in its style, without captions."""
         sitter = draw_sitter(wish, self.studio.flame, self.outfit.albedo, generator=generator)
         stand = self._posed(sitter)
-        camera = frame(stand.level, stand.marks, rng)
+        camera, size = frame(stand.level, stand.marks, rng), (self.side, self.side)
         lights, shadow = portrait_lights(sitter.wish)
         lights, shadow = _jittered(lights, rng), min(shadow, 256)
         tone = float(self.outfit.albedo.tone(sitter.albedo).square().mean())
@@ -175,11 +181,11 @@ class CaptionedStudio:
         else:
             renderer = self.studio._mesh(str(sitter.wish.hair))[0].with_materials(materials)
             renderer, sky = renderer.with_config(config), self._openness(str(sitter.wish.hair))
-        drawn = renderer(stand.verts, camera, lights, _SIZE, supersample=_FINER, occlusion=sky)
+        drawn = renderer(stand.verts, camera, lights, size, supersample=_FINER, occlusion=sky)
         backdrop = self._backdrop(sitter.wish, rng)
         if sitter.wish.style == "anime":
             flat, light = colour_and_light(
-                renderer, materials, stand.verts, camera, lights, _SIZE, sky, shadow=shadow,
+                renderer, materials, stand.verts, camera, lights, size, sky, shadow=shadow,
                 supersample=_FINER,
             )  # fmt: skip
             white = torch.ones_like(backdrop)
@@ -191,8 +197,8 @@ class CaptionedStudio:
             image = stylize(image, str(wish.style))
         if not self.conditions:
             return Captioned(image, wish, ())
-        seen = HeadView.of(stand.head, materials, stand.verts, camera, _SIZE, samples=1)
-        points = camera.project(stand.marks[None], _SIZE)[0, :, :2]
+        seen = HeadView.of(stand.head, materials, stand.verts, camera, _SHOWN, samples=1)
+        points = camera.project(stand.marks[None], _SHOWN)[0, :, :2]
         return Captioned(image, wish, (), Shown(face_condition(seen, points), points))
 
     def _posed(self, sitter: Sitter) -> _Stand:
@@ -217,10 +223,10 @@ class CaptionedStudio:
 
     def _backdrop(self, wish: Wish, rng: np.random.Generator) -> Float[Tensor, "1 3 S S"]:
         if not self._places.get(str(wish.background)):
-            return draw_backdrop(wish, SIDE, rng)[None]
+            return draw_backdrop(wish, self.side, rng)[None]
         pool = self._places[str(wish.background)]
         picture = pool[int(rng.integers(len(pool)))][None]
-        side = int(rng.integers(SIDE, picture.shape[-1] + 1))
+        side = int(rng.integers(self.side, picture.shape[-1] + 1))
         # the horizon stays about where it is
         top = (picture.shape[-1] - side) // 2
         left = int(rng.integers(0, picture.shape[-1] - side + 1))
@@ -228,7 +234,7 @@ class CaptionedStudio:
         if rng.random() < 0.5:
             picture = picture.flip(-1)
         resized: Tensor = F.interpolate(
-            picture, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False
+            picture, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False
         )
         return (resized * float(rng.uniform(0.85, 1.1))).clamp(0, 1)
 
@@ -260,7 +266,7 @@ class CaptionedStudio:
 
     @lru_cache(maxsize=8)  # noqa: B019
     def _strands(self, style: str) -> Float[Tensor, "2 K K"]:
-        return _small(self.outfit.hair[style].texture, _TEXELS)
+        return _resized(self.outfit.hair[style].texture, self._texels)
 
     @lru_cache(maxsize=8)  # noqa: B019
     def _worn(self, style: str) -> Head:
@@ -294,7 +300,7 @@ def _with_glasses(
     wish = sitter.wish
     rgba = (drawn[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     if wish.glasses:
-        props = Props(stand.verts[0], stand.marks, camera, SIDE)
+        props = Props(stand.verts[0], stand.marks, camera, drawn.shape[-1])
         # spectacles come dark or clear by chance
         for _ in range(40):
             layer, dark = props.glasses(sitter.turn_deg[0], rng)
@@ -377,12 +383,12 @@ def frame(
     """Head, neck and collar, the eyes above the middle, with a little play."""
     eyes = rest[36:48].mean(0)
     unit = float(eyes[1] - rest[8, 1])
-    half = 1.34 * unit * float(rng.uniform(0.96, 1.04))
+    half = HALF * unit * float(rng.uniform(0.96, 1.04))
     # half of the way to where the turned face went
     x = 0.5 * float(posed[36:48, 0].mean()) + 0.02 * unit * float(rng.normal())
-    y = float(eyes[1]) - 0.16 * unit + 0.02 * unit * float(rng.normal())
-    distance = half / float(np.tan(np.deg2rad(_FOV_DEG) / 2))
-    return orbit(torch.tensor([0.0]), 0.0, distance, (x, y, float(rest[:, 2].mean())), _FOV_DEG)
+    y = float(eyes[1]) - BELOW * unit + 0.02 * unit * float(rng.normal())
+    distance = half / float(np.tan(np.deg2rad(FOV_DEG) / 2))
+    return orbit(torch.tensor([0.0]), 0.0, distance, (x, y, float(rest[:, 2].mean())), FOV_DEG)
 
 
 def _jittered(lights: Lights, rng: np.random.Generator) -> Lights:
@@ -400,7 +406,9 @@ def _cloth(color: str, stripes: str) -> Material:
     return striped(cloth, CLOTH[stripes]) if stripes else cloth
 
 
-def _small(image: Float[Tensor, "C K K"], side: int) -> Tensor:
+def _resized(image: Float[Tensor, "C K K"], side: int) -> Tensor:
+    if side > image.shape[-1]:
+        return image
     return F.interpolate(image[None], (side, side), mode="area")[0]
 
 

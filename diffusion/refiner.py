@@ -16,6 +16,7 @@ from torch import Tensor
 from diffusion.quiet import loading
 from diffusion.samplers import scheduler_for
 
+REACH = 1 / 40  # of what a draft takes from a sketch, in sides
 _LUMA = (0.299, 0.587, 0.114)  # BT.601
 _SAMPLER, _STEPS = "Euler a", 20  # chance in every step leaves less of a draft's faults
 
@@ -58,22 +59,26 @@ def refined(
 def enlarged_draft(
     images: Float[Tensor, "B 3 H W"],
     sketch: Float[Tensor, "B 3 H2 W2"] | None = None,
+    *,
+    reach: float = REACH,
 ) -> Float[Tensor, "B 3 H2 W2"]:
     """Drafts twice as large, as the refiner is shown them.
 
-    A draft is too small for lids and lips. Where it was drawn over a sketch, the fine light and
-    shade of that take the place of its own.
+    A draft is too small for lids and lips. Where it was drawn over a sketch, the light and shade
+    of that which are finer than `reach`, a share of the side, take the place of its own.
     """
     larger = F.interpolate(images, scale_factor=2, mode="bicubic", align_corners=False).clamp(0, 1)
     if sketch is None:
         return larger
-    return (larger + fine_shade(sketch) - fine_shade(larger)).clamp(0, 1)
+    return (larger + fine_shade(sketch, reach) - fine_shade(larger, reach)).clamp(0, 1)
 
 
-def fine_shade(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
-    """What of the luma is finer than a 40th of the side (a Gaussian's deviation), -1..1."""
+def fine_shade(
+    pictures: Float[Tensor, "B 3 H W"], reach: float = REACH
+) -> Float[Tensor, "B 1 H W"]:
+    """What of the luma is finer than a share of the side (a Gaussian's deviation), -1..1."""
     luma = torch.einsum("c,bchw->bhw", pictures.new_tensor(_LUMA), pictures)[:, None]
-    return luma - _blurred(luma, pictures.shape[-1] // 40)
+    return luma - _blurred(luma, int(pictures.shape[-1] * reach))
 
 
 def in_colours_of(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,10 +26,12 @@ NAME = "shipped"  # what it is called where a model is asked for
 # under assets/, and in its manifest
 FOLDER, CONTROL = "portrait", "portrait-control"
 READER, REFINER = "portrait-reader", "portrait-refiner"
-SIDE = 128  # px that it draws; pictures are twice as large when they are written
+SIDE = 128  # px that it draws; the refiner draws them twice as large
+SKETCHED = 4  # times as large as it draws are sketches, and pictures that are drawn over them
 # usual; chance in every step mends what a small model gets wrong in the step before
 SAMPLER, STEPS, CFG = "Euler a", 24, 3.0
 TRIES = 4  # drawings of a prompt, of which the reader keeps one
+_FINEST = 1 / 128  # of a side: what is finer than that, large pictures have of their sketches
 _MODEL = PACKAGE / FOLDER
 _REFINER = PACKAGE / REFINER
 _CONTROL = PACKAGE / CONTROL
@@ -144,26 +147,34 @@ def networks() -> tuple[str, ...]:
 
 def said() -> str:
     """How pictures come to their size, for reports."""
-    then = f"and drawn anew twice as large by the network {REFINER}" if has_refiner() else "alone"
-    return f"drawn at {SIDE} pixels {then}"
+    if not has_refiner():
+        return f"drawn at {SIDE} pixels alone"
+    return (
+        f"drawn at {SIDE} pixels and drawn anew twice as large by the network {REFINER}; what is "
+        "drawn over a sketch is then enlarged to twice that, with the sketch's finest light and "
+        "shade"
+    )
 
 
 def enlarged(
     images: Float[Tensor, "B 3 H W"],
     recipe: Recipe,
-    sketch: Float[Tensor, "B 3 H2 W2"] | None = None,
+    sketch: Float[Tensor, "B 3 H4 W4"] | None = None,
 ) -> Float[Tensor, "B 3 H2 W2"]:
     """The model's pictures of a recipe drawn anew, twice as large; as they are without a refiner.
 
-    Between two prompts the nearer one is shown. `sketch` is what they were drawn over, if anything.
+    Between two prompts the nearer one is shown. `sketch` is what they were drawn over, if anything:
+    they are made as large as that, four times as they were, with its finest light and shade.
     """
     if not has_refiner():
         return images
     way = recipe.toward
     prompt = recipe.prompt if way is None or way.share <= 0.5 else way.prompt
     prompts = [plain_text(prompt)] * len(images)
-    drafts = enlarged_draft(images, sketch)
-    return in_colours_of(refined(_refiner(), prompts, drafts, seed=recipe.seed), drafts)
+    shown = None if sketch is None else F.avg_pool2d(sketch, 2)
+    drafts = enlarged_draft(images, shown)
+    made = in_colours_of(refined(_refiner(), prompts, drafts, seed=recipe.seed), drafts)
+    return made if sketch is None else enlarged_draft(made, sketch, reach=_FINEST)
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from avatar.portrait_layout import layout_of
 from deca.conditions import FLAT
 from diffusion.metadata import read_record
 from diffusion.recipe import Extra, Recipe
-from diffusion.shipped_portrait import CONTROL, FOLDER, NAME, has_control, is_installed
+from diffusion.shipped_portrait import CONTROL, FOLDER, NAME, SKETCHED, has_control, is_installed
 
 SIDE = 128
 
@@ -59,7 +59,7 @@ def test_the_same_words_and_seed_give_the_same_head_and_others_another():
     again = layout_of.__wrapped__("a smiling woman with long hair", 5, SIDE)
     other = layout_of("a smiling woman with long hair", 6, SIDE)
     assert first.condition.shape == (1, 3, SIDE, SIDE)
-    assert first.sketch.shape == (1, 3, 2 * SIDE, 2 * SIDE)
+    assert first.sketch.shape == (1, 3, SKETCHED * SIDE, SKETCHED * SIDE)
     for name in ("condition", "sketch"):
         assert torch.equal(getattr(first, name), getattr(again, name))
         assert (getattr(first, name) - getattr(other, name)).abs().mean() > 0.005
@@ -67,7 +67,7 @@ def test_the_same_words_and_seed_give_the_same_head_and_others_another():
 
 def test_the_sketch_shows_the_head_that_the_condition_does():
     layout = layout_of("a bald man, plain green background", 1, SIDE)
-    sketch = F.avg_pool2d(layout.sketch, 2)[0]
+    sketch = F.avg_pool2d(layout.sketch, SKETCHED)[0]
     head = head_of(layout.condition)
     red, green, blue = sketch
     backdrop = (green > red) & (green > blue)
@@ -104,7 +104,7 @@ def test_hats_sit_on_heads_above_the_eyes():
     layout = layout_of(words, 1, SIDE)
     red, green, blue = layout.sketch[0]
     hat = ((red > 0.3) & (green < 0.5 * red) & (blue < 0.5 * red)).float()
-    eyes = 2 * int(contours_of(layout.condition).sum(1).nonzero()[:, 0].float().mean())
+    eyes = SKETCHED * int(contours_of(layout.condition).sum(1).nonzero()[:, 0].float().mean())
     assert float(hat[: eyes // 2].mean()) > 0.1 > 20 * float(hat[eyes:].mean())
 
 
@@ -195,7 +195,7 @@ def test_an_album_needs_no_other_model(tmp_path):
     assert sorted(row["place"] for row in rows) == [1, 2]
     for row in rows:
         with Image.open(out / row["file"]) as image:
-            assert image.size == (256, 256)
+            assert image.size == (512, 512)
         assert [one["kind"] for one in row["recipe"]["extras"]] == ["layout", "enlarger"]
     again = CliRunner().invoke(app, words, catch_exceptions=False)
     assert "2 of 2 pictures are there already" in again.stderr

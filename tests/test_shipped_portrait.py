@@ -30,6 +30,7 @@ from diffusion.shipped_portrait import (
     REFINER,
     SAMPLER,
     SIDE,
+    SKETCHED,
     STEPS,
     enlarged,
     fitted,
@@ -76,7 +77,7 @@ def test_a_prompt_without_a_model_is_drawn_by_it_and_the_report_says_how(tmp_pat
     words = ["portrait", "a smiling woman with black hair", "--out", str(out), "--steps", "2"]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     with Image.open(out) as image:
-        assert image.size == (2 * SIDE, 2 * SIDE)
+        assert image.size == (SKETCHED * SIDE, SKETCHED * SIDE)
         assert np.asarray(image).std() > 10
     report = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     assert report["recipe"]["model"] == FOLDER and report["recipe"]["size"] == [SIDE, SIDE]
@@ -105,7 +106,8 @@ def test_an_avatars_portrait_is_drawn_by_it_and_its_record_says_so():
     from avatar.source import source_of
 
     source = source_of(None, "a smiling woman with black hair", model="shipped", seed=3)
-    assert source.shown.shape == (1, 3, 2 * SIDE, 2 * SIDE) and float(source.shown.std()) > 0.05
+    assert source.shown.shape[-2:] == (SKETCHED * SIDE, SKETCHED * SIDE)
+    assert float(source.shown.std()) > 0.05
     named = [(use.name, use.licence, len(use.sha256)) for use in source.models]
     assert named == [
         ("portrait: the shipped model portrait", "MIT", 64),
@@ -161,6 +163,22 @@ def test_a_drawing_is_drawn_anew_twice_as_large_and_keeps_what_is_seen():
     assert float((back - torch.nn.functional.avg_pool2d(draft, 8)).abs().mean()) < 0.05
 
 
+@installed
+def test_over_a_sketch_it_is_four_times_as_large_and_as_fine_as_that():
+    recipe = fitted(Recipe("a woman with red hair, plain blue background", seed=4))
+    draft = torch.full((1, 3, SIDE, SIDE), 0.5)
+    across = torch.linspace(0, 1, SKETCHED * SIDE + 1)[1:]
+    lines = 0.1 * torch.sin(2 * torch.pi * 128 * across)  # four pixels each
+    sketch = (0.2 + 0.6 * across + lines).expand(1, 3, SKETCHED * SIDE, -1)
+    plain, made = enlarged(draft, recipe), enlarged(draft, recipe, sketch)
+    assert plain.shape == (1, 3, 2 * SIDE, 2 * SIDE) and made.shape == sketch.shape
+    waves = torch.fft.rfft(made.mean(1)).abs()[0, 20:-20, 128].mean() / (2 * SIDE)
+    assert 0.08 < float(waves) < 0.12
+    # what is broad in the sketch stays with the draft
+    broad = torch.nn.functional.avg_pool2d(made, 64)[0].mean(0).mean(0)
+    assert float(broad[6] - broad[1]) < 0.1
+
+
 class Blind:
     """Stands in for the encoder."""
 
@@ -181,7 +199,7 @@ def test_a_head_is_drawn_close_and_held_by_its_own_controlnet(tmp_path):
     paths = make_portraits(Recipe("a man", steps=4, seed=1), out, inputs)
     assert [path.name for path in paths] == ["a.png", "a-render.png", "a-face.png", "a.json"]
     for path in paths[:3]:
-        assert read_image(path).shape[-2:] == (2 * SIDE, 2 * SIDE)
+        assert read_image(path).shape[-2:] == (SKETCHED * SIDE, SKETCHED * SIDE)
     told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     assert told["like"]["controlnets"] == ["face:1=shipped"]
     assert {"kind": "controlnet", "name": "shipped"}.items() <= told["recipe"]["extras"][1].items()

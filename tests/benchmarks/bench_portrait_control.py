@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from assets.image import write_image
@@ -56,7 +57,8 @@ def main() -> None:
     parser.add_argument("--strict", type=float, default=1.0, help="the ControlNet's scale")
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args()
-    studio = CaptionedStudio(open_studio(SIDE), load_outfit(), seed=0, conditions=True)
+    side = own.SKETCHED * own.SIDE
+    studio = CaptionedStudio(open_studio(side), load_outfit(), side=side, conditions=True)
     net = options.control or own.control_of(own.NAME)
     free, held = load_pipeline(options.model), load_pipeline(options.model, controlnets=(net,))
     reader, errors, rows, person = FaceReader(), {}, [], 0
@@ -68,7 +70,7 @@ def main() -> None:
             continue
         recipe = Recipe(prompt=one.captions[0], seed=person, sampler=own.SAMPLER, steps=own.STEPS,
                         cfg=own.CFG, size=(own.SIDE, own.SIDE))  # fmt: skip
-        condition = torch.nn.functional.avg_pool2d(one.shown.condition, 2)
+        condition = F.avg_pool2d(one.shown.condition, SIDE // own.SIDE)
         drawn = {
             "renders": one.image,
             "over renders": own.enlarged(
@@ -77,7 +79,7 @@ def main() -> None:
                     recipe,
                     [condition],
                     scales=[options.strict],
-                    image=torch.nn.functional.avg_pool2d(one.image, 2),
+                    image=F.avg_pool2d(one.image, own.SKETCHED),
                 ),
                 recipe,
                 one.image,
@@ -87,6 +89,8 @@ def main() -> None:
             ),
             "free": own.enlarged(txt2img(free, recipe), recipe),
         }
+        drawn = {name: F.interpolate(made, (SIDE, SIDE), mode="area")
+                 for name, made in drawn.items()}  # fmt: skip
         for name, picture in drawn.items():
             errors.setdefault(name, []).append(error(reader, picture, one.shown.points))
         rows.append(torch.cat([one.shown.condition, *drawn.values()], -2))
