@@ -53,7 +53,9 @@ def portrait(
     image: Annotated[Path | None, typer.Option(help="A picture to draw over.")] = None,
     strength: Annotated[
         float | None,
-        typer.Option(help="0..1: how much of the picture, or of the sketch, changes; 0.75."),
+        typer.Option(
+            help="0..1: how much of the picture, or of the sketch, changes; 0.75, the shipped model 0.5."
+        ),
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="White where the picture changes.")] = None,
     extend: Annotated[

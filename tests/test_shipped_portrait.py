@@ -32,6 +32,7 @@ from diffusion.shipped_portrait import (
     SIDE,
     SKETCHED,
     STEPS,
+    STRENGTH,
     enlarged,
     fitted,
     has_control,
@@ -143,7 +144,9 @@ def test_a_photo_is_drawn_over_in_the_models_size(tmp_path):
 
 def test_settings_that_suit_it_are_for_it_alone(monkeypatch):
     monkeypatch.setattr("diffusion.shipped_portrait.is_installed", lambda: True)
-    assert usual(None) == {"sampler": SAMPLER, "steps": STEPS, "cfg": CFG}
+    assert usual(None) == {
+        "sampler": SAMPLER, "steps": STEPS, "cfg": CFG, "strength": STRENGTH,
+    }  # fmt: skip
     assert usual("shipped") == usual(None) and usual("another") == {}
     monkeypatch.setattr("diffusion.shipped_portrait.is_installed", lambda: False)
     assert usual(None) == {}
