@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+_STRENGTH = 0.55  # of drawing over a photo, by models that people bring
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
@@ -36,7 +38,9 @@ def album(
         "out/album"
     ),
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    strength: Annotated[float, typer.Option(help="0..1: how much of the photo changes.")] = 0.55,
+    strength: Annotated[
+        float | None, typer.Option(help="0..1: how much of the photo changes; 0.55, ours 0.5.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Of the model; 25, ours 24.")] = None,
     cfg: Annotated[
         float | None,
@@ -57,15 +61,15 @@ def album(
     from diffusion.recipe import Recipe
     from diffusion.shipped_portrait import usual
 
-    given = {"steps": steps, "cfg": cfg}
+    given = {"steps": steps, "cfg": cfg, "strength": strength}
+    named = {name: value for name, value in given.items() if value is not None}
     recipe = Recipe(
         prompt,
         negative=negative,
-        strength=strength,
         seed=seed,
         size=None if size is None else parse_size(size),
         safety_checker=safety,
-        **{**usual(model), **{name: value for name, value in given.items() if value is not None}},
+        **{"strength": _STRENGTH, **usual(model), **named},
     )
     inputs = AlbumInputs(model, photo, clip, lora_dir, device)
     progress = Progress(sys.stderr)

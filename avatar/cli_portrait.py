@@ -54,7 +54,8 @@ def portrait(
     strength: Annotated[
         float | None,
         typer.Option(
-            help="0..1: how much of the picture, or of the sketch, changes; 0.75, the shipped model 0.5."
+            help="0..1: how much of the picture, or of the sketch, changes; 0.75, and 0.5 of the "
+            "shipped model's."
         ),
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="White where the picture changes.")] = None,
