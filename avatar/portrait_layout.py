@@ -19,8 +19,9 @@ from torch import Tensor
 from deca.prompt_wish import Wish
 from deca.prompt_words import Reading, read_prompt
 from deca.synth import open_studio
-from deca.synth_captioned import CaptionedStudio, draw_take
+from deca.synth_captioned import CaptionedStudio
 from deca.synth_captions import draw_caption, left_open
+from deca.synth_wishes import draw_take
 from diffusion.from_picture import resized
 from diffusion.prompt import plain_text
 from diffusion.shipped_portrait import SIDE, SKETCHED

@@ -27,7 +27,7 @@ from assets.files import replacing
 from assets.image import write_image
 from deca.conditions import HeadView, face_condition
 from deca.prompt_colors import CLOTH
-from deca.prompt_wish import SKINS, Wish
+from deca.prompt_wish import Wish
 from deca.synth import Studio, open_studio
 from deca.synth_backdrop import draw_backdrop
 from deca.synth_captions import draw_caption
@@ -45,15 +45,15 @@ from deca.synth_scene import over as lay
 from deca.synth_sitter import Sitter, draw_sitter, gaze_at_camera
 from deca.synth_skin import Skins
 from deca.synth_styles import cel, stylize
+from deca.synth_wishes import PLACES, draw_person, draw_take
 from deca.synth_worn import put_on
 from flame.camera import LookAt, orbit
-from flame.hair_texture import HAIR_COLORS, hair_material
+from flame.hair_texture import hair_material
 from flame.head import Head
 from flame.light import Lights
 from flame.material import Material
 from flame.outfit import Outfit, load_outfit, to_floats
 from flame.paint_cloth import paint_shirt
-from flame.paint_eye import IRIS_COLORS
 from flame.params import params_from_arkit
 from flame.render import RenderConfig, Renderer
 
@@ -69,13 +69,7 @@ _SHOWN = (SIDE, SIDE)
 _FINER = 2  # samples a pixel each way
 _CLOTH_SIDE = 256  # texels
 _NECK_LIMIT = 0.6  # rad; the body turns the rest
-_PLACES = ("park", "city", "sea", "sky", "sunset", "snow", "room")
 _POOL = 5  # pictures of each place
-_MOODS = ("neutral", "smiling", "laughing", "surprised", "angry", "sad", "smirking", "worried",
-          "kissing", "winking", "speaking", "disgusted", "grimacing")  # fmt: skip
-_MOOD_SHARES = (0.18, 0.2, 0.14, 0.1, 0.1, 0.1, 0.04, 0.03, 0.03, 0.02, 0.02, 0.02, 0.02)
-_TURNS = ("facing the camera", "turned slightly to the left", "turned slightly to the right",
-          "turned to the left", "turned to the right")  # fmt: skip
 _FILTERED = ("oil", "pencil", "watercolour", "clay", "neon")
 
 
@@ -140,7 +134,7 @@ class CaptionedStudio:
                 )
                 for _ in range(pool)
             ]
-            for kind in _PLACES
+            for kind in PLACES
         }
 
     @torch.no_grad()
@@ -309,72 +303,6 @@ def _with_glasses(
         wish = dataclasses.replace(wish, glasses="sunglasses" if dark else "glasses")
         rgba = lay(rgba, layer)
     return torch.from_numpy(rgba.astype(np.float32) / 255).permute(2, 0, 1)[None], wish
-
-
-def draw_person(rng: np.random.Generator) -> Wish:
-    """Who somebody is, every attribute nearly as often as its alternatives."""
-
-    def one_of(choices: object, p: object = None) -> str:
-        return str(rng.choice(list(choices), p=p))  # type: ignore[call-overload]
-
-    gender = one_of(("woman", "man"))
-    woman = gender == "woman"
-    age = one_of(("child", "young", "middle-aged", "old"), (0.1, 0.42, 0.2, 0.28))
-    hair = one_of(("long", "bob", "fringe", "short"), (0.34, 0.28, 0.24, 0.14))
-    if not woman:
-        hair = one_of(("short", "none", "long", "bob"), (0.66, 0.2, 0.1, 0.04))
-    grown_man = not woman and age != "child"
-    made_up = woman and age != "child"
-    return Wish(
-        gender=gender,
-        age=age,
-        skin=one_of(SKINS),
-        hair="short" if age == "child" and hair == "none" else hair,
-        scalp=one_of(("no hair", "cropped hair")),
-        hair_color=one_of(HAIR_COLORS),
-        eyes=one_of(IRIS_COLORS),
-        brows=one_of(("", "thick brows", "thin brows"), (0.8, 0.1, 0.1)),
-        beard=one_of(("", "stubble", "a moustache", "a beard"), (0.45, 0.15, 0.15, 0.25))
-        if grown_man
-        else "",
-        eye_shadow=made_up and rng.random() < 0.25,
-        lipstick=made_up and rng.random() < 0.35,
-        freckles=bool(rng.random() < 0.12),
-    )
-
-
-def draw_take(person: Wish, rng: np.random.Generator) -> Wish:
-    """The person in a mood, a pose, clothes, a light and a place."""
-
-    def one_of(choices: object, p: object = None) -> str:
-        return str(rng.choice(list(choices), p=p))  # type: ignore[call-overload]
-
-    clothes = one_of(CLOTH)
-    place = one_of(("studio", "plain", "gradient", "mottled", "place"),
-                   (0.28, 0.27, 0.06, 0.06, 0.33))  # fmt: skip
-    return dataclasses.replace(
-        person,
-        glasses=one_of(("", "glasses", "sunglasses"), (0.72, 0.2, 0.08)),
-        hat=False,  # drawn hats are flat: a model that learns them draws them so
-        clothes_color=clothes,
-        stripes=one_of([color for color in CLOTH if color != clothes])
-        if rng.random() < 0.15
-        else "",
-        expression=one_of(_MOODS, _MOOD_SHARES),
-        eyes_closed=bool(rng.random() < 0.04),
-        turn=one_of(_TURNS, (0.44, 0.16, 0.16, 0.12, 0.12)),
-        nod=one_of(("level", "raised", "lowered"), (0.88, 0.06, 0.06)),
-        tilt=bool(rng.random() < 0.1),
-        near=False,
-        light_level=one_of(("", "dim", "bright"), (0.7, 0.12, 0.18)),
-        light_tint=one_of(("", "warm", "cool"), (0.64, 0.18, 0.18)),
-        light_kind=one_of(("even", "soft", "hard"), (0.3, 0.45, 0.25)),
-        light_from=one_of(("the left", "the right", "the front", "above"), (0.34, 0.34, 0.2, 0.12)),
-        background=one_of(_PLACES) if place == "place" else place,
-        background_color=one_of(CLOTH),
-        blurred=True,
-        grain=False,
-    )
 
 
 def frame(

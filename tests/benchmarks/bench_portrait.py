@@ -179,8 +179,8 @@ def agreement(seen: list[dict[str, str]], told: list[dict[str, str | None]]) -> 
 def new_wishes(count: int, seed: int) -> list[dict[str, Any]]:
     """Combinations drawn as in training, of other numbers; all fields settled."""
     from deca.prompt_wish import STYLES
-    from deca.synth_captioned import draw_person, draw_take
     from deca.synth_sitter import settle
+    from deca.synth_wishes import draw_person, draw_take
 
     rng = np.random.default_rng(seed)
     made = []
