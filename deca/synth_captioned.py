@@ -254,7 +254,7 @@ class CaptionedStudio:
         skin = Material("skin", albedo, self._bumps, (gloss * self._gloss).clamp(0, 1))
         return creased(skin, sitter, self.studio.flame, generator=generator)
 
-    @lru_cache(maxsize=128)  # noqa: B019  (studios live as long as the program)
+    @lru_cache(maxsize=8)  # noqa: B019  (studios live as long as the program)
     def _hair(self, style: str, color: str) -> Material:
         return hair_material(self._strands(style), color)
 
