@@ -23,6 +23,7 @@ _PHOTOS = {
     "coffee": "coffee", "page": "page", "text": "text", "retina": "retina", "rocket": "rocket",
 }  # fmt: skip
 _WORK = 384  # px at which scenes are made
+_LIT = {"dim": 0.62, "bright": 1.18}  # of its usual brightness
 
 
 def draw_backdrop(wish: Wish, size: int, rng: Rng) -> Float[Tensor, "3 S S"]:
@@ -43,7 +44,12 @@ def draw_backdrop(wish: Wish, size: int, rng: Rng) -> Float[Tensor, "3 S S"]:
     large = Image.fromarray(bytes_).resize((size, size), Image.Resampling.BICUBIC)
     # a grain below what is seen keeps smooth gradients from banding
     pixels = np.asarray(large).astype(np.float32) + rng.uniform(-0.8, 0.8, (size, size, 1))
-    return torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1).clamp(0, 1)
+    return lit(torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1), wish)
+
+
+def lit(picture: Float[Tensor, "*B 3 S S"], wish: Wish) -> Float[Tensor, "*B 3 S S"]:
+    """The background in the wish's light, which falls on more than the sitter."""
+    return (picture * _LIT.get(str(wish.light_level), 1.0)).clamp(0, 1)
 
 
 def _grid() -> tuple[Floats, Floats]:

@@ -29,7 +29,7 @@ from deca.conditions import HeadView, face_condition
 from deca.prompt_colors import CLOTH
 from deca.prompt_wish import Wish
 from deca.synth import Studio, open_studio
-from deca.synth_backdrop import draw_backdrop
+from deca.synth_backdrop import draw_backdrop, lit
 from deca.synth_captions import draw_caption
 from deca.synth_complexion import HAIRS, creased, dyed
 from deca.synth_portrait import (
@@ -65,6 +65,7 @@ FOV_DEG = 18.0
 # in distances from the eyes to the chin: half a picture's side, and how far its middle is below
 # the eyes
 HALF, BELOW = 1.34, 0.16
+_ASIDE = 0.06  # deviation of the middle across, in the same
 _SHOWN = (SIDE, SIDE)
 _FINER = 2  # samples a pixel each way
 _CLOTH_SIDE = 256  # texels
@@ -230,7 +231,7 @@ class CaptionedStudio:
         resized: Tensor = F.interpolate(
             picture, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False
         )
-        return (resized * float(rng.uniform(0.85, 1.1))).clamp(0, 1)
+        return lit(resized * float(rng.uniform(0.85, 1.1)), wish)
 
     def _materials(
         self, sitter: Sitter, rng: np.random.Generator, generator: torch.Generator
@@ -311,10 +312,10 @@ def frame(
     """Head, neck and collar, the eyes above the middle, with a little play."""
     eyes = rest[36:48].mean(0)
     unit = float(eyes[1] - rest[8, 1])
-    half = HALF * unit * float(rng.uniform(0.96, 1.04))
+    half = HALF * unit * float(rng.uniform(0.97, 1.12))
     # half of the way to where the turned face went
-    x = 0.5 * float(posed[36:48, 0].mean()) + 0.02 * unit * float(rng.normal())
-    y = float(eyes[1]) - BELOW * unit + 0.02 * unit * float(rng.normal())
+    x = 0.5 * float(posed[36:48, 0].mean()) + _ASIDE * unit * float(rng.normal())
+    y = float(eyes[1]) - BELOW * unit + 0.5 * _ASIDE * unit * float(rng.normal())
     distance = half / float(np.tan(np.deg2rad(FOV_DEG) / 2))
     return orbit(torch.tensor([0.0]), 0.0, distance, (x, y, float(rest[:, 2].mean())), FOV_DEG)
 

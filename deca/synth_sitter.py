@@ -39,10 +39,11 @@ _BY_AGE: dict[str, dict[str, float]] = {
         "head size": -0.8, "mouth width": -1.4, "lower lip fullness": -0.4,
     },
     "young": {"cheek fullness": 0.4, "eye size": 0.3},
-    "middle-aged": {"nose length": 0.3, "upper lip fullness": -0.3},
+    "middle-aged": {"nose length": 0.3, "upper lip fullness": -0.3, "eye opening": -0.3,
+                    "cheek fullness": -0.3},
     "old": {
-        "nose length": 0.9, "ear size": 1.3, "upper lip fullness": -1.0, "eye opening": -0.7,
-        "lower lip fullness": -0.6, "cheek fullness": -0.9, "philtrum length": 0.6,
+        "nose length": 0.9, "ear size": 1.3, "upper lip fullness": -1.0, "eye opening": -0.9,
+        "lower lip fullness": -0.6, "cheek fullness": -1.2, "philtrum length": 0.6,
         "eye depth": 0.5,
     },
 }  # fmt: skip
@@ -56,7 +57,7 @@ _SKINS = {"very fair": -1.87, "fair": -1.5, "olive": -1.08, "brown": -0.32, "dar
           "very dark": 1.5}  # fmt: skip
 _MOODS: dict[str, dict[str, float]] = {
     "neutral": {"mouthSmile": 0.10},
-    "smiling": {"mouthSmile": 0.75, "cheekSquint": 0.45, "eyeSquint": 0.22, "mouthDimple": 0.2,
+    "smiling": {"mouthSmile": 0.85, "cheekSquint": 0.5, "eyeSquint": 0.22, "mouthDimple": 0.2,
                 "mouthUpperUp": 0.15, "jawOpen": 0.03},
     "laughing": {"mouthSmile": 0.9, "cheekSquint": 0.65, "eyeSquint": 0.4, "mouthDimple": 0.2,
                  "mouthUpperUp": 0.55, "mouthLowerDown": 0.45, "jawOpen": 0.26,
@@ -65,9 +66,9 @@ _MOODS: dict[str, dict[str, float]] = {
                  "mouthLowerDown": 0.2},
     "surprised": {"browInnerUp": 0.85, "browOuterUp": 0.8, "eyeWide": 0.8, "jawOpen": 0.42,
                   "mouthFunnel": 0.25},
-    "angry": {"browDown": 1.0, "noseSneer": 0.85, "eyeSquint": 0.5, "mouthFrown": 0.7,
-              "mouthRollUpper": 0.25, "mouthRollLower": 0.2, "mouthPress": 0.5,
-              "jawForward": 0.4},
+    "angry": {"browDown": 1.0, "noseSneer": 1.0, "eyeSquint": 0.55, "mouthFrown": 0.35,
+              "mouthUpperUp": 0.35, "mouthLowerDown": 0.5, "mouthStretch": 0.35,
+              "jawForward": 0.4, "jawOpen": 0.06},
     "sad": {"browInnerUp": 1.0, "mouthFrown": 1.0, "mouthShrugLower": 0.7, "eyeBlink": 0.28},
     "grimacing": {"mouthStretch": 0.8, "mouthLowerDown": 0.6, "mouthUpperUp": 0.5,
                   "eyeSquint": 0.5, "browDown": 0.4, "jawOpen": 0.05},
@@ -124,7 +125,7 @@ def draw_sitter(
     for name, value in wish.sliders:
         amounts[name] = amounts.get(name, 0.0) + value
     shape = _moulded(flame).apply(shape, amounts)[0]
-    creases = {"old": 0.85, "middle-aged": 0.35, "young": 0.05}.get(str(settled.age), 0.0)
+    creases = {"old": 1.0, "middle-aged": 0.5, "young": 0.04}.get(str(settled.age), 0.0)
     return Sitter(
         settled,
         shape,
@@ -224,7 +225,7 @@ def _skin_codes(
         "eye shadow": float(rng.uniform(0.8, 1.2)) if wish.eye_shadow else 0.0,
         "lip redness": 3.4 if wish.lipstick else amounts.get("lip redness", 0.0) * 0.6,
         "lip darkness": 1.0 if wish.lipstick else amounts.get("lip darkness", 0.0) * 0.6,
-        "creases": 2.0 if old else (-1.2 if young else 0.5),
+        "creases": 2.0 if old else (-1.2 if young else 0.8),
         "under-eye darkness": 1.0 if old else (-1.0 if wish.age == "child" else -0.2),
         "moles": 0.2, "blotches": 0.8 if old else -0.5,
         "lash line": 1.0 if woman else -0.4,
@@ -258,9 +259,9 @@ def _face(wish: Wish, rng: np.random.Generator) -> Float[Tensor, " 52"]:
 
 
 def _turned(wish: Wish, rng: np.random.Generator) -> tuple[float, float, float]:
-    yaw = _TURNS[str(wish.turn)] + float(rng.normal(0, 2.0))
-    pitch = {"raised": 15.0, "lowered": -14.0}.get(str(wish.nod), 0.0) + float(rng.normal(0, 1.5))
-    roll = float(rng.choice([-13.0, 13.0])) if wish.tilt else float(rng.normal(0, 2.0))
+    yaw = _TURNS[str(wish.turn)] + float(rng.normal(0, 3.0))
+    pitch = {"raised": 15.0, "lowered": -14.0}.get(str(wish.nod), 0.0) + float(rng.normal(0, 2.5))
+    roll = float(rng.choice([-13.0, 13.0])) if wish.tilt else float(rng.normal(0, 3.0))
     return yaw, pitch, roll
 
 

@@ -38,6 +38,23 @@ def test_a_wider_generator_begins_as_the_narrower_one() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("before", [0, 5])
+def test_the_last_frames_network_grows_too(before: int) -> None:
+    old, new = (dataclasses.replace(c, finish=w) for c, w in ((NARROW, before), (WIDE, 5)))
+    generator = torch.Generator().manual_seed(7)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        narrow, wide = Generator(old), Generator(new)
+        for weight in narrow.parameters():  # a fresh last layer is 0
+            weight.data += 0.1 * torch.randn(weight.shape)
+        style, pitch = torch.randn(2, 6), torch.randn(2, 4, 10, 96)
+    wide.load_state_dict(widened(wide, narrow.state_dict(), old, new, generator=generator))
+    torch.testing.assert_close(
+        wide(MEL, style, pitch), narrow(MEL, style, pitch), rtol=1e-4, atol=1e-3
+    )
+
+
+@torch.no_grad()
 def test_wider_styles_begin_as_the_narrower_ones() -> None:
     narrow, wide = grown(StyleEncoder)
     torch.testing.assert_close(wide(MEL, DOMAIN), narrow(MEL, DOMAIN), rtol=0, atol=1e-6)

@@ -260,6 +260,7 @@ def test_a_reference_under_one_second_is_refused(generator):
         ({"w_hpf": 1}, "80 bands into 64"),
         ({"n_repeat": 5}, "n_repeat=5"),
         ({"F0_channel": 3}, "F0_channel=3"),
+        ({"finish": -1}, "finish=-1"),
         ({"dim_in": 0}, "dim_in must be at least 1"),
     ],
 )

@@ -40,8 +40,9 @@ from voice.vocoder import Vocoder
 from voice.vocos import Vocos, VocosConfig
 
 SIZES = StarganConfig(
-    dim_in=4, style_dim=3, num_domains=2, max_conv_dim=8, F0_channel=4, residual=True
-)
+    dim_in=4, style_dim=3, num_domains=2, max_conv_dim=8, F0_channel=4, residual=True,
+    finish=6,
+)  # fmt: skip
 SHORT = StreamConfig(hop_s=0.25, ahead_s=0.1)
 
 
@@ -59,6 +60,7 @@ def converter() -> Converter:
         pitch = F0Net(F0Config((2, 2, 3, 4), 3))
         for net in (*nets, pitch):
             _unsettled(net)
+        nn.init.normal_(nets[0].finish.last.weight, std=0.1)
     nets = tuple(net.eval() for net in nets)
     return Converter(*nets, pitch.eval(), ("a", "b"), vocos.eval())
 

@@ -100,3 +100,17 @@ def test_collars_are_seen(studio):
     image = _drawn(studio, age="young", clothes_color="green", hair_color="black").image[0]
     cloth = (image[1] > 1.3 * image[0]) & (image[1] > 1.3 * image[2])
     assert 0.015 < float(cloth.float().mean()) < 0.2
+
+
+def test_light_falls_on_what_is_behind_too(studio):
+    def brightness(level):
+        wish = Wish(gender="man", hair="short", background="plain", background_color="grey",
+                    light_level=level, style="realistic")  # fmt: skip
+        rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(3)
+        image = studio.portrait(wish, rng, generator).image
+        half = SIDE // 2
+        return float(image[..., :20, :20].mean()), float(image[..., half - 40 : half, half].mean())
+
+    dim, usual, bright = (brightness(level) for level in ("dim", "", "bright"))
+    for place in (0, 1):  # behind, and on the face
+        assert 1.3 * dim[place] < usual[place] < 0.95 * bright[place]

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from voice.mel import N_MELS
 from voice.stargan import StarganConfig
 from voice.stargan_blocks import AdaIN
 
@@ -31,6 +32,9 @@ def widened(
     styled = {f"{name}.fc" for name, part in net.named_modules() if isinstance(part, AdaIN)}
     made = {}
     for name, wanted in net.state_dict().items():
+        if name.startswith("finish.") and not old.finish:
+            made[name] = wanted  # a fresh one changes nothing
+            continue
         value = given[name].float()
         if name.rpartition(".")[0] in styled:  # gains, then offsets
             rows = [_spread(half, wanted.shape[0] // 2, sources) for half in value.chunk(2)]
@@ -54,6 +58,8 @@ def _sources(old: StarganConfig, new: StarganConfig) -> dict[int, Int[Tensor, " 
     if other := [name for name in sorted(kept) if getattr(old, name) != getattr(new, name)]:
         raise ValueError(f"{', '.join(other)} must be those of the converter to start from")
     pairs = dict(zip(levels(old), levels(new), strict=True))
+    if old.finish not in (0, new.finish):
+        raise ValueError(f"finish must be {old.finish}, as in the converter to start from")
     same = [len(set(levels(config))) for config in (old, new)]
     if same != [old.n_repeat + 1] * 2 or any(wide < narrow for narrow, wide in pairs.items()):
         raise ValueError(
@@ -61,6 +67,8 @@ def _sources(old: StarganConfig, new: StarganConfig) -> dict[int, Int[Tensor, " 
             "--dim and --max-dim that are no smaller, and max-dim above eight times dim"
         )
     found = {narrow: torch.arange(wide) % narrow for narrow, wide in pairs.items()}
+    last = found[old.dim_in]  # in whole frames, every channel has all bands
+    found[old.dim_in * N_MELS] = (last[:, None] * N_MELS + torch.arange(N_MELS)).flatten()
     deepest, pitch = levels(old)[-1], old.F0_channel // 2
     if pitch:  # the pitch's channels lie behind the deepest ones
         both = torch.cat([found[deepest], deepest + torch.arange(pitch)])

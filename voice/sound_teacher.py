@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from voice.frame_net import StyledMlp
 from voice.mel import N_MELS, MelConfig, normalised
 from voice.phoneme_net import PhonemeNet
 from voice.stargan import COMMON_BANDS
@@ -79,25 +79,16 @@ class SoundTeacher(nn.Module):
         return _COMB * combs * (f0 > 0)[..., None]
 
 
-class _Block(nn.Module):
+class _Block(StyledMlp):
     """A ConvNeXt block (Liu et al. 2022) that a speaker's style scales and shifts."""
 
     def __init__(self, width: int, style_dim: int) -> None:
-        super().__init__()
+        super().__init__(width, style_dim)
         self.depthwise = nn.Conv1d(width, width, 7, padding=3, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.style = nn.Linear(style_dim, 2 * width)
-        self.wide = nn.Linear(width, 2 * width)
-        self.narrow = nn.Linear(2 * width, width)
-        for layer in (self.style, self.narrow):
-            nn.init.zeros_(layer.weight)
-        nn.init.zeros_(self.style.bias)
 
     def forward(self, x: Float[Tensor, "B T W"], style: Float[Tensor, "B S"]) -> Tensor:
-        near = self.norm(self.depthwise(x.transpose(1, 2)).transpose(1, 2))
-        gain, shift = self.style(style)[:, None].chunk(2, dim=-1)
-        residual: Tensor = self.narrow(F.gelu(self.wide(near * (1 + gain) + shift)))
-        return x + residual
+        near = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        return x + super().forward(near, style)
 
 
 def sounds_width(net: PhonemeNet) -> int:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from voice.frame_net import FrameNet
 from voice.mel import N_MELS
 from voice.stargan_blocks import (
     SLOPE,
@@ -40,6 +41,7 @@ class StarganConfig:
     w_hpf: int = 0
     F0_channel: int = 256
     residual: bool = False  # the output is added to `Generator.coloured`; in no published net
+    finish: int = 0  # width of a `FrameNet` behind it all; in no published net
 
     def __post_init__(self) -> None:
         sizes = ("dim_in", "style_dim", "latent_dim", "num_domains", "max_conv_dim")
@@ -51,6 +53,8 @@ class StarganConfig:
             )
         if not 1 <= self.n_repeat <= 4:
             raise ValueError(f"n_repeat={self.n_repeat} must be 1..4, as {N_MELS} = 5 * 2**4 bands")
+        if self.finish < 0:
+            raise ValueError(f"finish={self.finish} must be 0 or the width of a network")
         if self.F0_channel < 0 or self.F0_channel % 2:
             raise ValueError(f"F0_channel={self.F0_channel} must be 0 or a positive even number")
 
@@ -92,6 +96,8 @@ class Generator(nn.Module):
         )
         if config.residual:
             self.bands = AdaIN(config.style_dim, N_MELS)
+        if config.finish:
+            self.finish = FrameNet(config.dim_in, config.style_dim, config.finish)
 
     def coloured(
         self, mel: Float[Tensor, "B 1 M T"], style: Float[Tensor, "B S"]
@@ -135,9 +141,13 @@ class Generator(nn.Module):
             x = torch.cat([x, F.adaptive_avg_pool2d(narrow, (height, width))], dim=1)
         for block in self.decode:
             x = block(x, style)
-        made = cast(Tensor, self.to_out(x))
+        channels = self.to_out[:2](x)
+        made = cast(Tensor, self.to_out[2](channels))
+        source = mel[..., : made.shape[-1]]
         if self.config.residual:
-            return made + self.coloured(mel, style)[..., : made.shape[-1]]
+            made = made + self.coloured(mel, style)[..., : made.shape[-1]]
+        if self.config.finish:
+            return cast(Tensor, self.finish(channels, made, source, style))
         return made
 
 

@@ -59,6 +59,8 @@ class GeneratorStream:
         self._colour: _Colour | None = None
         if generator.config.residual:
             self._colour = _Colour(generator, memory, style)
+        self._finish = generator.finish if generator.config.finish else None
+        self._style = style
         # compiled now, not while somebody waits for the first hop
         ones = style.new_ones(1)
         StreamedNorm(generator, ones, ones, NormMemory(1.0)).step(style.new_zeros(1, 1, 1))
@@ -88,8 +90,13 @@ class GeneratorStream:
             x = torch.cat([x, narrow.permute(1, 2, 0)], dim=2)
         for block in self._decode:
             x = block.step(x)
-        made = F.linear(self._last_norm.step(x), *self._last).permute(2, 0, 1)[None]
-        return made if self._colour is None else made + self._colour.step(mel)
+        channels = self._last_norm.step(x)
+        made = F.linear(channels, *self._last).permute(2, 0, 1)[None]
+        if self._colour is not None:
+            made = made + self._colour.step(mel)
+        if self._finish is not None:
+            made = self._finish(channels.permute(2, 0, 1)[None], made, mel, self._style)
+        return made
 
 
 class _Colour:

@@ -301,6 +301,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--judged-from", type=float, default=0.5, help="share of a run of the recipe paired"
     )
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="of the recipe paired")
+    parser.add_argument(
+        "--own",
+        type=int,
+        default=3,
+        help="of a batch of the recipe paired: clips to be found again",
+    )
     parser.add_argument(
         *("--leave-out",),
         action="append",
@@ -315,6 +322,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=defaults.frames)
     parser.add_argument("--dim", type=int, default=32, help="first width; published: 64")
     parser.add_argument("--max-dim", type=int, default=256, help="widest; published: 512")
+    parser.add_argument(
+        "--finish", type=int, default=320, help="width of the last frames' network; 0: none"
+    )
     parser.add_argument("--precision", choices=("no", "fp16", "bf16"), default="no")
     parser.add_argument("--cpu", action="store_true", help="leave accelerators alone")
     parser.add_argument("--minutes", type=float, help="stop in time, whatever the step")

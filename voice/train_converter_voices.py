@@ -103,12 +103,15 @@ def run_paired(options: argparse.Namespace) -> None:
         num_domains=len(clips.domains),
         F0_channel=pitch.config.channels[-1],
         residual=True,
+        finish=options.finish,
     )
     config = PairedTraining(
         steps=options.steps,
         minutes=options.minutes,
         batch=options.batch,
         frames=options.frames,
+        own=options.own,
+        learning_rate=options.rate,
         judged_from=options.judged_from,
         seed=options.seed,
         halves=options.precision == "bf16",
@@ -150,6 +153,6 @@ def start_from(file: Path, converters: dict[str, nn.Module], sizes: StarganConfi
             for key, value in tensors.items()
             if key.startswith(f"{name}.")
         }
-        if (before.dim_in, before.max_conv_dim) != (sizes.dim_in, sizes.max_conv_dim):
+        if before != sizes:
             own = widened(net, own, before, sizes, generator=generator)
         install_weights(net, own, described=f"{file}'s {name}")

@@ -14,38 +14,25 @@ import argparse
 import dataclasses
 import json
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from portrait_classifier import (
+    COLOURLESS,
+    FAMILIES,
+    Classifier,
+    Looks,
+    agreement,
+    label,
+    read_renders,
+    taught,
+)
 from torch import Tensor, nn
 
 from assets.weights import read_metadata, read_tensors, write_tensors
 
-SIDE = 128
-# family -> what of a wish it is; values that look alike are one
-FAMILIES = (
-    *("gender", "age", "skin", "hair", "hair_color", "beard", "glasses", "hat"),
-    *("clothes_color", "expression", "turn", "light_level", "background", "style"),
-)
-_MOODS = {"smiling": "smiling", "laughing": "smiling", "smirking": "smiling",
-          "surprised": "surprised", "angry": "angry", "sad": "sad", "worried": "sad",
-          "neutral": "neutral"}  # fmt: skip
-_SKINS = {"very fair": "fair", "fair": "fair", "olive": "olive", "brown": "brown",
-          "dark brown": "dark", "very dark": "dark"}  # fmt: skip
-_HAIRS = {
-    "strawberry": "red",
-    "auburn": "red",
-    "light brown": "brown",
-    "dark blonde": "blonde",
-    "platinum": "blonde",
-    "dark brown": "black",
-    "silver": "grey",
-    "white": "grey",
-}
 _OPEN = (
     "a woman",
     "a man",
@@ -54,126 +41,6 @@ _OPEN = (
     "a smiling man",
     "a child",
 )
-_COLOURLESS = ("pencil", "clay", "neon")
-_COLOURED = ("skin", "hair_color", "clothes_color", "light_level")
-
-
-def label(wish: dict[str, Any], family: str) -> str | None:
-    """What a picture of the wish shows of a family; None where it cannot be seen."""
-    value = wish[family]
-    if wish["style"] in _COLOURLESS and family in _COLOURED:
-        return None
-    if wish["style"] in ("clay", "neon") and family in ("background", "beard"):
-        return None
-    if family in ("hair", "hair_color") and (wish["hat"] or wish["hair"] == "none"):
-        return "none" if family == "hair" and not wish["hat"] else None
-    if family == "expression":
-        return _MOODS.get(value)
-    if family == "skin":
-        return _SKINS[value]
-    if family == "hair_color":
-        return _HAIRS.get(value, value)
-    if family == "clothes_color":
-        return None if wish["stripes"] else str(value).removeprefix("dark ").removeprefix("pale ")
-    if family == "beard":
-        return "beard" if value == "a beard" else ("none" if not value else None)
-    if family == "light_level":
-        return str(value) or "usual"
-    if family == "background":
-        return "plain" if value in ("studio", "plain", "gradient", "mottled") else str(value)
-    return str(value)
-
-
-class Classifier(nn.Module):
-    """A score for every value of every family."""
-
-    def __init__(self, values: dict[str, list[str]]) -> None:
-        super().__init__()
-        self.values = values
-        widths = (3, 16, 32, 64, 112, 160)
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2), nn.Linear(2560, 192),
-                                  nn.ReLU())  # fmt: skip
-        self.heads = nn.ModuleDict({name: nn.Linear(192, len(v)) for name, v in values.items()})
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        found = self.body(2 * images - 1)
-        return {name: head(found) for name, head in self.heads.items()}
-
-    @torch.no_grad()
-    def read(self, images: Tensor) -> list[dict[str, str]]:
-        """The likeliest value of each family, of each picture."""
-        best = {name: scores.argmax(1).tolist() for name, scores in self(images).items()}
-        return [{name: self.values[name][best[name][k]] for name in best}
-                for k in range(len(images))]  # fmt: skip
-
-
-def read_renders(folders: list[Path]) -> tuple[np.ndarray, list[dict[str, Any]], list[int]]:
-    """Pictures at 128 pixels, their wishes, and who each shows."""
-    pixels, wishes, people = [], [], []
-    for folder in folders:
-        for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            with Image.open(folder / row["file"]) as image:
-                pixels.append(np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX)))
-            wishes.append(row["wish"])
-            people.append(row["person"])
-    return np.stack(pixels).transpose(0, 3, 1, 2), wishes, people
-
-
-def taught(
-    pixels: np.ndarray, wishes: list[dict[str, Any]], held: list[bool], minutes: float
-) -> tuple[Classifier, dict[str, float]]:
-    """The classifier, and the share of each family that it reads right where it was not trained."""
-    labels = [{name: label(wish, name) for name in FAMILIES} for wish in wishes]
-    values = {name: sorted({str(row[name]) for row in labels if row[name] is not None})
-              for name in FAMILIES}  # fmt: skip
-    index = {name: {value: k for k, value in enumerate(v)} for name, v in values.items()}
-    targets = {
-        name: torch.tensor([-1 if row[name] is None else index[name][str(row[name])]
-                            for row in labels])
-        for name in FAMILIES
-    }  # fmt: skip
-    net = Classifier(values)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1.5e-3, weight_decay=0.02)
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.tensor([k for k, out in enumerate(held) if not out])
-    start, done, step = time.process_time(), 0.0, 0
-    while done < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 1.5e-3 * min(1.0, (step + 1) / 30) * (1 - done)
-        batch = rows[torch.randint(len(rows), (64,), generator=generator)]
-        images = torch.from_numpy(pixels[batch.numpy()]).float() / 255
-        # generated pictures are smoother and a little off in colour
-        gain = 0.94 + 0.12 * torch.rand(64, 3, 1, 1, generator=generator)
-        blurred = nn.functional.avg_pool2d(images, 3, 1, 1)
-        share = torch.rand(64, 1, 1, 1, generator=generator)
-        scores = net(((1 - share) * images + share * blurred) * gain)
-        loss = sum(nn.functional.cross_entropy(scores[name], targets[name][batch], ignore_index=-1)
-                   for name in FAMILIES)  # fmt: skip
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        step, done = step + 1, (time.process_time() - start) / 60 / minutes
-    net.eval()
-    kept = [k for k, out in enumerate(held) if out]
-    seen = [
-        one
-        for at in range(0, len(kept), 100)
-        for one in net.read(torch.from_numpy(pixels[kept[at : at + 100]]).float() / 255)
-    ]
-    return net, agreement(seen, [labels[k] for k in kept])
-
-
-def agreement(seen: list[dict[str, str]], told: list[dict[str, str | None]]) -> dict[str, float]:
-    """The share of each family's values, where they can be seen, that are seen as told."""
-    found = {}
-    for name in FAMILIES:
-        pairs = [(a[name], b[name]) for a, b in zip(seen, told, strict=True) if b[name] is not None]
-        found[name] = round(sum(a == b for a, b in pairs) / max(1, len(pairs)), 3)
-    return found
 
 
 def new_wishes(count: int, seed: int) -> list[dict[str, Any]]:
@@ -221,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=Path, nargs="+", required=True)
     parser.add_argument("--prompts", type=int, default=72)
     parser.add_argument("--seeds", type=int, default=8, help="of each of twelve prompts")
-    parser.add_argument("--minutes", type=float, default=4.0, help="of the classifier's training")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of the classifier's training")
     parser.add_argument("--cfg", type=float, default=None)
     parser.add_argument("--free", action="store_true", help="without heads of ours behind them")
     parser.add_argument("--tries", type=int, help="the usual number by default")
@@ -229,25 +96,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/bench-portrait"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    pixels, wishes, people = read_renders(options.pictures)
+    looks, wishes, people = read_renders(options.pictures, options.out / "looks.npz")
     held = [person % 10 == 9 for person in people]
     kept = options.out / "classifier.safetensors"
     if kept.is_file():  # of an earlier call
         told = json.loads(read_metadata(kept)["told"])
-        net, ceiling = Classifier(told["values"]).eval(), told["ceiling"]
+        net, ceiling = Classifier(told["values"], looks.told.shape[1]).eval(), told["ceiling"]
         net.load_state_dict(read_tensors(kept))
     else:
-        net, ceiling = taught(pixels, wishes, held, options.minutes)
+        net, ceiling = taught(looks, wishes, held, options.minutes)
         told = {"values": net.values, "ceiling": ceiling}
         tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
         write_tensors(tensors, kept, {"told": json.dumps(told)})
     if options.classifier_only:
         return
     print(json.dumps({"classifier on renders": ceiling}), flush=True)
-    print(json.dumps(measured(options, net, pixels), indent=1))
+    print(json.dumps(measured(options, net, looks), indent=1))
 
 
-def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -> dict[str, Any]:
+def measured(options: argparse.Namespace, net: Classifier, renders: Looks) -> dict[str, Any]:
     """Everything about the drawn pictures."""
     from avatar.portrait import shipped_portrait
     from deca.detect import detect_all
@@ -266,13 +133,14 @@ def measured(options: argparse.Namespace, net: Classifier, pixels: np.ndarray) -
     large = torch.cat([drawing(words, k) for k, words in enumerate(prompts)])
     took = (time.perf_counter() - started) / len(prompts)
     labels = [{name: label(wish, name) for name in FAMILIES} for wish in told]
-    drawn = nn.functional.interpolate(large, (SIDE, SIDE), mode="area")
-    accuracy = agreement(net.read(drawn), labels)
+    looks = Looks.of(large.split(1))
+    drawn = looks.small
+    accuracy = agreement(net.read(looks), labels)
     faces = [len(detect_all(large[k : k + 1])) for k in range(len(large))]
-    drawings = [wish["style"] in _COLOURLESS for wish in told]
+    drawings = [wish["style"] in COLOURLESS for wish in told]
     one = [count == 1 for count in faces]
     codes = [_reconstructs(large[k : k + 1]) for k in range(len(large))]
-    train = small(torch.from_numpy(pixels[:4000]).float() / 255)
+    train = small(renders.small[:4000])
     generator = torch.Generator().manual_seed(0)
     sample = torch.randperm(len(train), generator=generator)[:200]
     spread = float(distances(train[sample], train[sample]).sum() / (200 * 199))
