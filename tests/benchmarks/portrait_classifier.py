@@ -151,7 +151,7 @@ class _Residual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A score for every value of every family."""
+    """A score for every value of every family: of two networks, which see different things."""
 
     mean: Tensor
     deviation: Tensor
@@ -159,24 +159,33 @@ class Classifier(nn.Module):
     def __init__(self, values: dict[str, list[str]], told: int) -> None:
         super().__init__()
         self.values = values
-        widths = (16, 32, 64, 96, 128)
+        widths = (24, 48, 96, 144, 192)
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, 2, 2), nn.ReLU()]
         layers += [_Residual(before, after) for before, after in pairwise(widths)]
         cells = (SIDE // 32) ** 2  # where something is seen is kept
+        count = sum(len(each) for each in values.values())
         self.whole = nn.Sequential(
-            *layers, nn.Conv2d(widths[-1], 48, 1), nn.Flatten(), nn.Dropout(0.3),
-            nn.Linear(48 * cells, 192),
+            *layers, nn.Conv2d(widths[-1], 64, 1), nn.Flatten(), nn.Dropout(0.2),
+            nn.Linear(64 * cells, 320), nn.ReLU(), nn.Linear(320, count),
         )  # fmt: skip
-        self.told = nn.Sequential(nn.Dropout(0.3), nn.Linear(told, 384))
-        self.both = nn.Sequential(nn.ReLU(), nn.Dropout(0.3), nn.Linear(576, 384), nn.ReLU())
-        self.heads = nn.ModuleDict({name: nn.Linear(384, len(v)) for name, v in values.items()})
+        self.told = nn.Sequential(nn.Dropout(0.4), nn.Linear(told, 256), nn.ReLU(),
+                                  nn.Dropout(0.4), nn.Linear(256, count))  # fmt: skip
         self.register_buffer("mean", torch.zeros(told))
         self.register_buffer("deviation", torch.ones(told))
 
-    def forward(self, looks: Looks) -> dict[str, Tensor]:
+    def both(self, looks: Looks) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N V"]]:
+        """What each network says of the values of all families, one family after another."""
         told = ((looks.told - self.mean) / self.deviation).clamp(-5, 5)
-        found = self.both(torch.cat([self.whole(2 * looks.small - 1), self.told(told)], dim=1))
-        return {name: head(found) for name, head in self.heads.items()}
+        return self.whole(2 * looks.small - 1), self.told(told)
+
+    def by_family(self, scores: Float[Tensor, "N V"]) -> dict[str, Tensor]:
+        """The scores of each family's values."""
+        parts = scores.split([len(each) for each in self.values.values()], dim=1)
+        return dict(zip(self.values, parts, strict=True))
+
+    def forward(self, looks: Looks) -> dict[str, Tensor]:
+        whole, told = self.both(looks)
+        return self.by_family(whole + told)
 
     @torch.no_grad()
     def read(self, looks: Looks) -> list[dict[str, str]]:
@@ -237,17 +246,17 @@ def taught(
             group["lr"] = 1.5e-3 * min(1.0, (step + 1) / 30) * (1 - done)
         batch = rows[torch.randint(len(rows), (64,), generator=generator)]
         seen = looks[batch]
-        noise = 0.2 * net.deviation * torch.randn(seen.told.shape, generator=generator)
+        noise = 0.3 * net.deviation * torch.randn(seen.told.shape, generator=generator)
+        wanted = {name: target[batch] for name, target in targets.items()}
         with torch.autocast("cpu", torch.bfloat16):
-            scores = net(Looks(_seen_otherwise(seen.small, generator), seen.told + noise))
-        loss = torch.stack(
-            [
-                nn.functional.cross_entropy(
-                    scores[name].float(), targets[name][batch], ignore_index=-1
-                )
-                for name in FAMILIES
-            ]
-        ).sum()
+            whole, told = net.both(Looks(_seen_otherwise(seen.small, generator), seen.told + noise))
+        # each is to know by itself what it can see
+        loss = sum(
+            (share * nn.functional.cross_entropy(scores[name], wanted[name], ignore_index=-1)
+             for share, logits in ((1.0, whole + told), (0.5, whole), (0.5, told))
+             for scores in (net.by_family(logits.float()),) for name in FAMILIES),
+            torch.zeros(()),
+        )  # fmt: skip
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
