@@ -90,8 +90,8 @@ def test_sketches_have_the_colours_and_the_style_that_are_asked_for():
 
 
 def test_heads_turn_and_wear_hair_as_the_words_say():
-    to_the_left = layout_of("a bald man turned to the left", 2, SIDE)
-    to_the_right = layout_of("a bald man turned to the right", 2, SIDE)
+    to_the_left = layout_of("a bald man turned to the left", 3, SIDE)
+    to_the_right = layout_of("a bald man turned to the right", 3, SIDE)
     left, right = (contours_of(one.condition) for one in (to_the_left, to_the_right))
     assert middle_of(left) < middle_of(right) - 0.05
     bald = head_of(layout_of("a bald woman facing the camera", 3, SIDE).condition)
