@@ -28,6 +28,7 @@ from flame.light import Lights, studio_lights
 from flame.material import Material
 from flame.render import Background, Renderer
 from flame.rotation import axis_angle_to_matrix
+from flame.shoulders import broadened
 from voice.audio import Audio
 
 Steps = Callable[[int, int], None]  # (frames done, frames in all)
@@ -80,6 +81,8 @@ def make_clip(
     progress: Steps | None = None,
 ) -> Clip:
     """The head performing a motion, as long as the sound; after the motion's end it holds still.
+
+    It is seen on shoulders, where it wears the shipped shirt (`flame.shoulders`).
 
     Frames are drawn while the clip is saved, as many at once as torch may use threads. The camera
     stands yaw_deg to the viewer's right, and the eyes follow it. background is sRGB, a colour [3]
@@ -224,7 +227,7 @@ class _Film:
         with torch.no_grad():
             now = self._moments[index]
             verts = self._head.pose(now.weights[:, self._used], now.rotations)
-            return self._stage.photograph(verts, self._yaw_deg)
+            return self._stage.photograph(broadened(verts, self._head), self._yaw_deg)
 
 
 def _with_morphs(head: Head, chosen: Tensor) -> Head:

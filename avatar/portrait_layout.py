@@ -65,6 +65,8 @@ def _somewhere(asked: Wish, rng: np.random.Generator) -> Wish:
     take = draw_take(Wish(), rng)
     if take.background == "mottled":  # for those who ask for it
         take = dataclasses.replace(take, background="studio")
+    if take.light_level == "dim":  # as well
+        take = dataclasses.replace(take, light_level="")
     named = asked.named()
     together = (_CLOTHES, _LIGHT, _PLACE, ("turn",))
     free = [name for names in together if not set(names) & set(named) for name in names]

@@ -21,6 +21,7 @@ from deca.prompt_wish import Wish
 from deca.prompt_words import read_prompt
 from deca.synth_captioned import BELOW, FOV_DEG, HALF
 from deca.synth_portrait import colour_and_light, openness, over
+from deca.synth_sitter import body_width
 from deca.synth_styles import cel, stylize
 from diffusion.prompt import plain_text
 from diffusion.recipe import Recipe
@@ -29,6 +30,7 @@ from flame.camera import LookAt, orbit
 from flame.head import Head
 from flame.material import Material
 from flame.render import Renderer
+from flame.shoulders import broadened
 
 if TYPE_CHECKING:
     from diffusion.conduct import OnStep
@@ -58,17 +60,22 @@ class HeadGuide:
     yaw_deg: float = 0.0
     source: str = ""
     reader: PointReader = field(default_factory=FaceReader)
-    close: bool = False  # head and neck alone, as the shipped model draws
+    close: bool = False  # head and shoulders, as the shipped model draws
     style: str = "realistic"  # of deca.prompt_wish.STYLES, that it is drawn over in
 
     def for_shipped(self, prompt: str) -> HeadGuide:
         """As the shipped model takes it: close, in the prompt's style, held by a ControlNet.
 
-        That is its own one if none is named.
+        That is its own one if none is named. The head gets the shoulders of a body.
         """
         wish = read_prompt(plain_text(prompt)).wish if prompt.strip() else Wish()
-        controls = self.controls or (Control(CONDITION, NAME),)
-        return replace(self, close=True, controls=controls, style=wish.style or self.style)
+        return replace(
+            self,
+            close=True,
+            controls=self.controls or (Control(CONDITION, NAME),),
+            style=wish.style or self.style,
+            verts=broadened(self.verts, self.head, body_width(wish)),
+        )
 
     def camera(self) -> LookAt:
         """Where the head is seen from."""
@@ -189,7 +196,7 @@ def read_guide(
 
 
 def frame_close(points: Float[Tensor, "68 3"], yaw_deg: float = 0.0) -> LookAt:
-    """The camera of a picture of head and collar, as the shipped model's training pictures are."""
+    """The camera of head and shoulders, as in the shipped model's training pictures."""
     eyes = points[EYES].mean(0)
     unit = float(eyes[1] - points[CHIN, 1])
     distance = HALF * unit / math.tan(math.radians(FOV_DEG) / 2)

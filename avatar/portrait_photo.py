@@ -1,4 +1,4 @@
-"""Photos as the shipped portrait model draws people: head and neck, the eyes above the middle."""
+"""Photos as the shipped portrait model draws people: head and shoulders, eyes above the middle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deca.synth_captioned import BELOW, HALF
 from deca.synth_styles import stylize
 from diffusion.prompt import plain_text
 
-CUT = "the photo was cut to head and neck, as the shipped model draws"
+CUT = "the photo was cut to head and shoulders, as the shipped model draws"
 _SMALLEST = 16  # px a side
 # of a style's filter where all of it hides a face's features
 _SHARES = {"anime": 0.5, "watercolour": 0.5}

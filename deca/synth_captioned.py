@@ -42,7 +42,7 @@ from deca.synth_portrait import (
 )
 from deca.synth_props import Sitter as Props
 from deca.synth_scene import over as lay
-from deca.synth_sitter import Sitter, draw_sitter, gaze_at_camera
+from deca.synth_sitter import Sitter, body_width, draw_sitter, gaze_at_camera
 from deca.synth_skin import Skins
 from deca.synth_styles import cel, stylize
 from deca.synth_wishes import PLACES, draw_person, draw_take
@@ -56,15 +56,17 @@ from flame.outfit import Outfit, load_outfit, to_floats
 from flame.paint_cloth import paint_shirt
 from flame.params import params_from_arkit
 from flame.render import RenderConfig, Renderer
+from flame.shoulders import broadened
 
 log = logging.getLogger(__name__)
 
 SIDE = 256  # px, usually
 CONDITIONS = "conditions"  # the folder below that of the pictures
 FOV_DEG = 18.0
-# in distances from the eyes to the chin: half a picture's side, and how far its middle is below
-# the eyes
-HALF, BELOW = 1.34, 0.16
+# in distances from the eyes to the chin: half a picture's side, how far its middle is below the
+# eyes, and how much of what is worn is seen below its highest point
+HALF, BELOW = 1.45, 0.32
+_WORN = 0.4
 _ASIDE = 0.06  # deviation of the middle across, in the same
 _SHOWN = (SIDE, SIDE)
 _FINER = 2  # samples a pixel each way
@@ -164,7 +166,7 @@ class CaptionedStudio:
         """One portrait of a wish, in its style, without captions."""
         sitter = draw_sitter(wish, self.studio.flame, self.outfit.albedo, generator=generator)
         stand = self._posed(sitter)
-        camera, size = frame(stand.level, stand.marks, rng), (self.side, self.side)
+        camera, size = _framed(stand, rng), (self.side, self.side)
         lights, shadow = portrait_lights(sitter.wish)
         lights, shadow = _jittered(lights, rng), min(shadow, 256)
         tone = float(self.outfit.albedo.tone(sitter.albedo).square().mean())
@@ -214,7 +216,7 @@ class CaptionedStudio:
             head = self._worn(hair)
             verts = self.studio._posed(params, sitter.shape[None], hair)
         marks = flame.landmarks68(verts[:, : len(flame.template)])[0]
-        return _Stand(head, worn, verts, marks, level)
+        return _Stand(head, worn, broadened(verts, head, body_width(sitter.wish)), marks, level)
 
     def _backdrop(self, wish: Wish, rng: np.random.Generator) -> Float[Tensor, "1 3 S S"]:
         if not self._places.get(str(wish.background)):
@@ -306,16 +308,19 @@ def _with_glasses(
     return torch.from_numpy(rgba.astype(np.float32) / 255).permute(2, 0, 1)[None], wish
 
 
-def frame(
-    rest: Float[Tensor, "68 3"], posed: Float[Tensor, "68 3"], rng: np.random.Generator
-) -> LookAt:
-    """Head, neck and collar, the eyes above the middle, with a little play."""
+def _framed(stand: _Stand, rng: np.random.Generator) -> LookAt:
+    """Head, neck and shoulders, the eyes above the middle, with a little play."""
+    rest, shirt = stand.level, stand.head.material_names.index("shirt")
+    worn = stand.head.polygons[stand.head.material_ids == shirt]
     eyes = rest[36:48].mean(0)
     unit = float(eyes[1] - rest[8, 1])
-    half = HALF * unit * float(rng.uniform(0.97, 1.12))
+    shoulders = float(eyes[1] - stand.verts[0, worn[worn >= 0], 1].max())
+    above = (HALF - BELOW) * unit
+    under = max((HALF + BELOW) * unit, shoulders + _WORN * unit)  # children have thin long necks
+    half = 0.5 * (above + under) * float(rng.uniform(0.96, 1.08))
     # half of the way to where the turned face went
-    x = 0.5 * float(posed[36:48, 0].mean()) + _ASIDE * unit * float(rng.normal())
-    y = float(eyes[1]) - BELOW * unit + 0.5 * _ASIDE * unit * float(rng.normal())
+    x = 0.5 * float(stand.marks[36:48, 0].mean()) + _ASIDE * unit * float(rng.normal())
+    y = float(eyes[1]) + 0.5 * (above - under) + 0.5 * _ASIDE * unit * float(rng.normal())
     distance = half / float(np.tan(np.deg2rad(FOV_DEG) / 2))
     return orbit(torch.tensor([0.0]), 0.0, distance, (x, y, float(rest[:, 2].mean())), FOV_DEG)
 

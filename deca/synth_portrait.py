@@ -17,7 +17,7 @@ from deca.prompt_wish import Wish
 from deca.synth_backdrop import draw_backdrop
 from deca.synth_complexion import BEARD, HAIRS, creased, dyed
 from deca.synth_light import Lamp, spread_key
-from deca.synth_sitter import Sitter, draw_sitter, gaze_at_camera
+from deca.synth_sitter import Sitter, body_width, draw_sitter, gaze_at_camera
 from deca.synth_styles import cel, grain, luma, modelled, stylize
 from deca.synth_worn import put_on
 from flame.ambient_occlusion import ambient_occlusion
@@ -28,6 +28,7 @@ from flame.material import Material
 from flame.model import Flame
 from flame.outfit import Outfit
 from flame.render import RenderConfig, Renderer
+from flame.shoulders import broadened
 from flame.srgb import srgb_to_linear
 
 SIDE = 768  # px
@@ -93,6 +94,7 @@ class PortraitStudio:
         verts = worn_head.pose(weights, rotations)
         sky = openness(worn_head)
         camera = _camera(head, verts[0], near=bool(settled.near))
+        verts = broadened(verts, worn_head, body_width(settled))
         lights, shadow = portrait_lights(settled)
         size = (self.side, self.side)
         # photographers expose for the skin

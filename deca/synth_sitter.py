@@ -19,6 +19,7 @@ from flame.albedo import AlbedoModel
 from flame.arkit import ARKIT_INDEX, ARKIT_NAMES
 from flame.model import Flame
 from flame.params import LOOK_DEG
+from flame.shoulders import WIDTH
 from flame.sliders import Sliders, sliders
 
 Rgb = tuple[float, float, float]
@@ -194,6 +195,11 @@ def settle(wish: Wish, rng: np.random.Generator) -> Wish:
     elif turned == "seen from behind":
         named["turn"] = "facing the camera"
     return dataclasses.replace(Wish(), **{**drawn, **named})  # type: ignore[arg-type]
+
+
+def body_width(wish: Wish) -> float:
+    """Half the width of a person's shoulders, m (`flame.shoulders`)."""
+    return WIDTH["child" if wish.age == "child" else wish.gender or ""]
 
 
 def _sexed(wish: Wish) -> list[tuple[str, float]]:

@@ -30,7 +30,7 @@ SIDE = 128  # px that it draws; the refiner draws them twice as large
 SKETCHED = 4  # times as large as it draws are sketches, and pictures that are drawn over them
 # usual; chance in every step mends what a small model gets wrong in the step before
 SAMPLER, STEPS, CFG = "Euler a", 24, 3.0
-STRENGTH = 0.5  # of drawing over sketches, heads and photos: colours stay what they are
+STRENGTH = 0.3  # of drawing over sketches, heads and photos: outlines stay where they are
 TRIES = 4  # drawings of a prompt, of which the reader keeps one
 _FINEST = 1 / 128  # of a side: what is finer than that, large pictures have of their sketches
 _MODEL = PACKAGE / FOLDER

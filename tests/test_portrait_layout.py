@@ -139,7 +139,7 @@ def test_weights_in_a_prompt_are_not_words():
 
 @held
 def test_pictures_say_that_a_head_stands_behind_them_and_are_drawn_free_if_asked(tmp_path):
-    words = ["portrait", "a woman", "--steps", "2", "--tries", "1", "--seed", "4"]
+    words = ["portrait", "a woman", "--steps", "4", "--tries", "1", "--seed", "4"]
     made = {}
     for name, more in (("held", []), ("free", ["--no-layout"]), ("wide", ["--size", "160x128"])):
         out = tmp_path / f"{name}.png"
@@ -185,7 +185,7 @@ def test_words_that_a_model_was_taught_are_left_as_they_are():
 def test_an_album_needs_no_other_model(tmp_path):
     out = tmp_path / "album"
     words = ["album", "a woman, {style}", "--styles", "anime,pencil", "--seeds", "1"]
-    words += ["--steps", "2", "--out", str(out)]
+    words += ["--steps", "4", "--out", str(out)]
     first = CliRunner().invoke(app, words, catch_exceptions=False)
     assert first.exit_code == 0
     index = json.loads((out / "album.json").read_text(encoding="utf-8"))

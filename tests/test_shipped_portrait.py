@@ -75,21 +75,21 @@ def test_it_is_a_stable_diffusion_folder_in_small_shards():
 @installed
 def test_a_prompt_without_a_model_is_drawn_by_it_and_the_report_says_how(tmp_path):
     out = tmp_path / "a.png"
-    words = ["portrait", "a smiling woman with black hair", "--out", str(out), "--steps", "2"]
+    words = ["portrait", "a smiling woman with black hair", "--out", str(out), "--steps", "4"]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     with Image.open(out) as image:
         assert image.size == (SKETCHED * SIDE, SKETCHED * SIDE)
         assert np.asarray(image).std() > 10
     report = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     assert report["recipe"]["model"] == FOLDER and report["recipe"]["size"] == [SIDE, SIDE]
-    assert report["recipe"]["cfg"] == CFG and report["recipe"]["steps"] == 2
+    assert report["recipe"]["cfg"] == CFG and report["recipe"]["steps"] == 4
     assert "128 pixels" in report["model"]["enlarged"]
 
 
 @installed
 def test_frames_between_prompts_are_as_large_as_its_pictures(tmp_path):
     words = ["portrait", "a smiling woman", "--toward", "an old man", "--frames", "2"]
-    words += ["--steps", "2", "--out", str(tmp_path / "way")]
+    words += ["--steps", "4", "--out", str(tmp_path / "way")]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     with Image.open(tmp_path / "way" / "frame-001.png") as image:
         assert image.size == (2 * SIDE, 2 * SIDE)

@@ -80,21 +80,6 @@ def label(wish: dict[str, Any], family: str) -> str | None:
     return str(value)
 
 
-class _Residual(nn.Module):
-    """Two convolutions beside a shorter way, at half the size."""
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.long = nn.Sequential(
-            nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
-            nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after),
-        )  # fmt: skip
-        self.short = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(before, after, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.long(x) + self.short(x))
-
-
 @dataclass(frozen=True, eq=False)
 class Looks:
     """What the classifier is shown of N pictures."""
