@@ -23,6 +23,7 @@ from flame.normals import vertex_normals
 from flame.overlay import draw_landmarks
 from flame.raster import rasterize
 from flame.render import Background
+from flame.shoulders import broadened
 
 VIEWS: Mapping[str, float] = {"Front": 0.0, "Three-quarter": 38.0, "Profile": 90.0}  # yaw, degrees
 # ARKit weights; a name without Left and Right stands for both sides
@@ -61,6 +62,7 @@ def preview_sheet(
     """The sheet: portrait, overlay and three views above, four expressions below; sRGB.
 
     `overlay` is what `fit_overlay` draws over the portrait, `caption` says what the portrait is.
+    The head is seen on shoulders, as in clips.
     """
     config = config or SheetConfig()
     stage = Stage(
@@ -71,7 +73,7 @@ def preview_sheet(
 
     def photograph(weights: Float[Tensor, " 52"], yaw_deg: float) -> UInt8[np.ndarray, "S S 3"]:
         verts = head.pose(weights[None], torch.zeros(1, len(JOINT_NAMES), 3))
-        return stage.photograph(verts, yaw_deg)
+        return stage.photograph(broadened(verts, head), yaw_deg)
 
     above = [Panel(_to_8bit(portrait), caption), Panel(_to_8bit(overlay), "Fit")]
     above += [Panel(photograph(rest, yaw), name) for name, yaw in VIEWS.items()]

@@ -27,6 +27,7 @@ from deca.reconstruct import locate, reconstruct
 from flame.head import JOINT_NAMES
 from flame.load import load_head
 from flame.outfit import load_outfit
+from flame.shoulders import broadened
 
 # prompt and the caption beneath its portrait
 PROMPTS = (
@@ -57,7 +58,7 @@ def prompt_sheet(
         rest = head.pose(weights, torch.zeros(1, len(JOINT_NAMES), 3))
         shown = (source.shown[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         above.append(Panel(shown, caption))
-        below.append(Panel(stage.photograph(rest, _YAW_DEG), "its head"))
+        below.append(Panel(stage.photograph(broadened(rest, head), _YAW_DEG), "its head"))
     return lay_out([above, below], config, footer="AI-generated")
 
 
