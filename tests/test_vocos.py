@@ -286,6 +286,21 @@ def test_a_blurred_mel_is_sung_at_the_pitch_of_its_melody():
     assert off(clear) < 0.3
 
 
+def test_a_note_that_hardly_shows_is_voiced_where_its_melody_is():
+    turns = torch.arange(24_000) * 523 / 24_000
+    buzz = sum(torch.cos(2 * torch.pi * k * turns + k * k / 5) / k for k in range(1, 12)) * 0.05
+    hiss = 0.02 * torch.randn(1, 24_000, generator=torch.Generator().manual_seed(0))
+    note, breath = (normalised(log_mel(sound)) for sound in (buzz[None], hiss))
+    faint = 0.4 * note + 0.6 * breath
+    net = load_vocoder()
+
+    def voiced(mel, melody):
+        return float(net.pitch(net.filters(mel, melody=melody))[1][0, 10:-10].mean())
+
+    assert voiced(faint, None) < 0.1 and voiced(faint, note) > 0.9
+    assert voiced(faint, breath) < 0.1 and voiced(breath, breath) < 0.05
+
+
 def test_compiled_excitations_are_those_of_the_formula():
     from voice.vocos_source import excitations, frame_phases
     from voice.vocos_stream import _excitations

@@ -39,6 +39,10 @@ _POOL_HZ = 500.0  # wider apart than harmonics of most voices
 # How much a melody's likeness weighs beside the mel's own: converted mels are smoother than
 # recorded ones, and their low pitches are easily taken for an octave below.
 _MELODY = 2.0
+# Logits of voicing for each unit that a melody's best likeness is above that of frames which may be
+# either: recorded voiced frames have .58 in the middle, unvoiced ones .26. The harmonics of high
+# notes are faint once converted, and the notes would break off.
+_VOICED, _EITHER = 8.0, 0.38
 
 
 @dataclass(frozen=True)
@@ -225,9 +229,11 @@ class Vocos(nn.Module):
         `likeness` is the mel's, `melody` that of the clearer mel.
         """
         pitch = self.pitch_head(self.pitch_norm(x))
+        voicing = pitch[..., -1]
         if melody is not None:
             likeness = likeness + _MELODY * melody
-        return pitch[..., :-1] + self.salience_scale * likeness, pitch[..., -1]
+            voicing = voicing + _VOICED * (melody.amax(-1) - _EITHER)
+        return pitch[..., :-1] + self.salience_scale * likeness, voicing
 
     def pitch(self, filters: Filters) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
         """Pitch in Hz, guessed also where unvoiced, and 1 where voiced."""
