@@ -29,6 +29,7 @@ from voice.phoneme_net import PhonemeNet, PhonemeNetConfig
 from voice.said_clips import SaidClips
 from voice.shipped import load_parts, save_net, shipped_voices
 from voice.sound_teacher import Said, SoundTeacher, sounds_width
+from voice.speaker_net import recordings
 from voice.stargan import StarganConfig
 from voice.train_converter import save_converter
 from voice.train_converter_paired import (
@@ -39,6 +40,7 @@ from voice.train_converter_paired import (
     train_paired,
 )
 from voice.train_converter_voices import fit_style_pitch, start_from
+from voice.train_speaker import knowing_speakers
 from voice.train_teacher import TeacherTraining, load_teacher
 from voice.train_teacher import train as train_teacher
 
@@ -285,6 +287,33 @@ def test_paired_training_lowers_its_losses_and_asks_a_judge_late(pairs, nets, tm
     assert (tmp_path / "preview.png").is_file()
 
 
+def test_a_network_learns_to_know_speakers_whatever_their_loudness(clips, tmp_path):
+    net = knowing_speakers(clips, tmp_path / "run", minutes=0.06, seed=1)
+    again = knowing_speakers(clips, tmp_path / "run", minutes=0.06, seed=2)  # it is done
+    mel, speaker = recordings(clips, 24, 80, generator=torch.Generator().manual_seed(7))
+    likeness = torch.stack([net.likeness(mel, torch.full((24,), k)) for k in range(3)], dim=1)
+    assert float((likeness.argmax(1) == speaker).float().mean()) > 0.9
+    torch.testing.assert_close(net(mel), net(mel + 0.7), atol=1e-4, rtol=0)
+    torch.testing.assert_close(net(mel), again(mel))
+    assert not any(p.requires_grad for p in net.parameters())
+    _, known = net.loss(mel, speaker)
+    assert known > 0.9
+
+
+def test_conversions_grow_like_the_wanted_speaker_where_a_network_listens(
+    pairs, clips, nets, tmp_path
+):
+    speakers = knowing_speakers(clips, tmp_path / "speakers", minutes=0.06, seed=1)
+    nets = dataclasses.replace(nets, speakers=speakers)
+    config = dataclasses.replace(
+        TINY, steps=60, judged_from=1.0, save_every=60,
+        weights=dataclasses.replace(TINY.weights, unlike=1.0),
+    )  # fmt: skip
+    train_paired(pairs, nets, tmp_path / "run", config)
+    unlike = column(tmp_path / "run", "unlike")
+    assert unlike[-1] < 0.8 * unlike[0]
+
+
 def test_a_parted_run_equals_a_straight_one(pairs, nets, tmp_path, monkeypatch):
     from voice import train_converter_paired as module
 
@@ -336,6 +365,7 @@ def test_the_commands_train_and_write_voices(corpus, tmp_path, capsys):
         "converter", "--corpus", folder, "--run", str(tmp_path / "run"), "--steps", "1",
         "--batch", "4", "--frames", "80", "--dim", "4", "--max-dim", "8",
         "--f0", str(tmp_path / "f0.safetensors"), "--export", str(tmp_path / "c.safetensors"),
+        "--listen", "0.01",
     ]  # fmt: skip
     with pytest.raises(SystemExit):
         train.main(command)

@@ -309,6 +309,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of a batch of the recipe paired: clips to be found again",
     )
     parser.add_argument(
+        "--listen",
+        type=float,
+        default=0.0,
+        help="minutes in which the recipe paired first trains a network that knows speakers, and "
+        "then says how like the wanted one conversions are; 0: none",
+    )
+    parser.add_argument(
         *("--leave-out",),
         action="append",
         default=[],

@@ -3,7 +3,8 @@
 The networks are StarGANv2-VC's. What they learn from are pairs with a known answer: a clip as
 another speaker might have said it (`voice.perturb`) and the clip, and a clip of one speaker and
 what a teacher makes of it in the voice of another (`voice.converter_parallel`). Late in the
-training a judge of patches, which knows the speakers' recordings, sharpens the mels.
+training a judge of patches, which knows the speakers' recordings, sharpens the mels. A network that
+knows speakers may say how like the wanted one conversions are (YourTTS, Casanova et al. 2022).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from voice.converter_parallel import ParallelClips
 from voice.jdc import F0Net
 from voice.losses_spectral import mel_loss
 from voice.patch_judge import Judged, PatchJudge, feature_loss, judge_loss
+from voice.speaker_net import SpeakerNet
 from voice.stargan import Generator, MappingNetwork, StarganConfig, StyleEncoder
 from voice.train_converter_step import freeze
 from voice.train_previews import save_mels
@@ -43,6 +45,7 @@ class PairWeights:
     pitch: float = 0.1  # reading a style's pitch
     features: float = 0.5  # of the judge
     adversarial: float = 0.05
+    unlike: float = 0.1  # how unlike the wanted speaker conversions are
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class PairNets:
     style_pitch: nn.Linear  # style to log2 Hz
     judge: PatchJudge
     pitch: F0Net
+    speakers: SpeakerNet | None = None  # frozen
 
     @classmethod
     def fresh(cls, config: StarganConfig, speakers: int, pitch: F0Net) -> PairNets:
@@ -189,6 +193,11 @@ def step(
         off = (style[:, : known.shape[1]] - known).abs().mean()
         figures["colour"] = float(off.detach())
         loss = loss + config.weights.colour * off
+    if nets.speakers is not None:
+        with _halves(config):
+            unlike = 1 - nets.speakers.likeness(fake, batch.speaker).float().mean()
+        figures["unlike"] = float(unlike.detach())
+        loss = loss + config.weights.unlike * unlike
     is_judged = progress >= config.judged_from
     if is_judged:
         with _halves(config):

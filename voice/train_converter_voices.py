@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -86,6 +87,7 @@ def run_paired(options: argparse.Namespace) -> None:
     from voice.phoneme_net import load_phoneme_net
     from voice.said_clips import SaidClips
     from voice.train_converter import save_converter
+    from voice.train_speaker import knowing_speakers
     from voice.train_teacher import load_teacher
 
     if not options.teacher:
@@ -119,6 +121,11 @@ def run_paired(options: argparse.Namespace) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         nets = PairNets.fresh(sizes, len(clips.clips), pitch)
+    if options.listen:
+        known = knowing_speakers(
+            clips, options.run / "speakers", minutes=options.listen, seed=config.seed
+        )
+        nets = replace(nets, speakers=known)
     generator = torch.Generator().manual_seed(config.seed)
     said = SaidClips.of(clips, load_phoneme_net(), 0, generator=generator)
     pairs = ParallelClips(clips, said, [load_teacher(file) for file in options.teacher])
