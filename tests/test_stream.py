@@ -118,8 +118,9 @@ def test_a_line_of_one_hop_is_what_the_networks_give_whole(converter, style, sem
         nn.init.zeros_(known.weight)
         nn.init.constant_(known.bias, math.log2(wanted_hz))
         converter = dataclasses.replace(
-            converter, style_pitch=known, pitch=_hearing(converter), keeps_pitch=True
-        )
+            converter, style_pitch=known, pitch=_hearing(converter), keeps_pitch=True,
+            hushes_pauses=True,
+        )  # fmt: skip
     line = murmur(1.7)
     config = StreamConfig(hop_s=1.0, ahead_s=1.0, peak=float(line.abs().max()))
     whole = converter.convert(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from voice.audio import Audio
+from voice.expander import expanded
 from voice.jdc import F0Net
 from voice.mel import MelConfig, denormalised, log_mel, normalised
 from voice.stargan import Generator, MappingNetwork, StyleEncoder
@@ -55,6 +56,7 @@ class Converter:
     vocoder: Synthesises | None = None
     style_pitch: nn.Linear | None = None  # style to log2 Hz; None: the generator moves the pitch
     keeps_pitch: bool = False  # the generator's mels have the pitch of those that it is given
+    hushes_pauses: bool = False  # by `voice.expander`, what the generator leaves in them
 
     def __post_init__(self) -> None:
         domains = self.mapping_network.config.num_domains
@@ -213,7 +215,8 @@ class Converter:
         padded = F.pad(normalised(mel), (0, -frames % step), mode="replicate")[:, None]
         pitch = self.pitch.feature(padded) if self.generator.config.F0_channel else None
         converted = self.generator(padded, style.expand(len(mel), -1), pitch)
-        return denormalised(converted[:, 0, :, :frames])
+        made = denormalised(converted[:, 0, :, :frames])
+        return expanded(made) if self.hushes_pauses else made
 
     def require_style(self, style: Tensor, count: int) -> None:
         """ValueError unless a style, or one of each of `count` lines, fits the generator."""

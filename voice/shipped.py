@@ -127,6 +127,7 @@ def load_converter(
         load_vocoder(vocoder),
         parts.style_pitch,
         keeps_pitch=parts.style_pitch is not None,
+        hushes_pauses=True,
     )
 
 

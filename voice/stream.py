@@ -18,6 +18,7 @@ from torch import Tensor
 
 from voice.audio import SAMPLE_RATE, read_blocks, save_blocks
 from voice.converter import Converter
+from voice.expander import expanded
 from voice.mel import MelConfig, denormalised, normalised
 from voice.stargan_stream import GeneratorStream
 from voice.stream_ends import Front, vocoding, waits_for
@@ -151,6 +152,7 @@ class ConverterStream:
         self.config = config
         self._vocoding = vocoding(converter.vocoder, generator)
         self._keeps_pitch = converter.keeps_pitch
+        self._hushes_pauses = converter.hushes_pauses
         pitch = converter.pitch if converter.generator.config.F0_channel else None
         self._converting = GeneratorStream(
             converter.generator, pitch, style, config.memory_s / _FRAME_S
@@ -220,6 +222,8 @@ class ConverterStream:
         done = min(-(-frames // self._step) * self._step, padded.shape[1])
         made = self._converting.step(normalised(padded)[None, None], done, speaks=speaks)
         made = denormalised(made[0, 0, :, :width])
+        if self._hushes_pauses:
+            made = expanded(made)
         if self._tail is not None and (count := min(self._tail.shape[1], width)):
             share = torch.arange(1, count + 1).to(made) / (self._tail.shape[1] + 1)
             made[:, :count] = torch.lerp(self._tail[:, :count], made[:, :count], share)
