@@ -15,6 +15,7 @@ from torch import Tensor
 from assets.image import write_image
 from avatar.clip import Stage, frame_portrait, light_from
 from avatar.controls import Control, condition_of
+from avatar.portrait_dress import place_of, recoloured
 from avatar.transfer_source import FaceReader, read_source
 from deca.conditions import HeadView
 from deca.prompt_wish import Wish
@@ -62,11 +63,13 @@ class HeadGuide:
     reader: PointReader = field(default_factory=FaceReader)
     close: bool = False  # head and shoulders, as the shipped model draws
     style: str = "realistic"  # of deca.prompt_wish.STYLES, that it is drawn over in
+    place: Wish = field(default_factory=Wish)  # whose background it is before, if it names one
 
     def for_shipped(self, prompt: str) -> HeadGuide:
         """As the shipped model takes it: close, in the prompt's style, held by a ControlNet.
 
-        That is its own one if none is named. The head gets the shoulders of a body.
+        That is its own one if none is named. The head gets the shoulders of a body, and the
+        colours of hair, eyes and clothes that the prompt names.
         """
         wish = read_prompt(plain_text(prompt)).wish if prompt.strip() else Wish()
         return replace(
@@ -74,6 +77,8 @@ class HeadGuide:
             close=True,
             controls=self.controls or (Control(CONDITION, NAME),),
             style=wish.style or self.style,
+            place=wish,
+            materials=recoloured(self.materials, wish),
             verts=broadened(self.verts, self.head, body_width(wish)),
         )
 
@@ -84,8 +89,8 @@ class HeadGuide:
         return frame_portrait(self.head, self.yaw_deg)
 
     def render(self, side: int) -> Float[Tensor, "1 3 S S"]:
-        """The textured head in studio light."""
-        stage = Stage(self.head, self.materials, side)
+        """The textured head in studio light, before a studio's wall or what the prompt names."""
+        stage = Stage(self.head, self.materials, side, background=place_of(self.place, side))
         shot = stage.photograph(self.verts, self.yaw_deg, camera=self.camera())
         frame = torch.from_numpy(shot)
         return frame.permute(2, 0, 1)[None].float() / 255

@@ -277,10 +277,10 @@ def test_a_close_frame_has_the_eyes_above_the_middle_and_room_below_the_chin(yaw
     points = torch.zeros(68, 3)
     points[36:48] = torch.tensor([0.01, 0.05, 0.0])
     points[8] = torch.tensor([0.01, -0.07, 0.0])
-    seen = frame_close(points, yaw_deg).project(points[None], (268, 268))[0, :, :2]
-    # from the eyes to the chin is 1 / 1.34 of half the side; the middle is 0.16 of it below them
-    assert seen[36].tolist() == pytest.approx([134, 118], abs=0.01)
-    assert seen[8].tolist() == pytest.approx([134, 218], abs=0.01)
+    seen = frame_close(points, yaw_deg).project(points[None], (290, 290))[0, :, :2]
+    # from the eyes to the chin is 1 / 1.45 of half the side; the middle is 0.32 of it below them
+    assert seen[36].tolist() == pytest.approx([145, 113], abs=0.01)
+    assert seen[8].tolist() == pytest.approx([145, 213], abs=0.01)
 
 
 def test_likeness_is_the_points_error_between_the_eyes():
