@@ -37,8 +37,10 @@ _CLEAREST = 2.5
 _DISPERSION_S = 0.002
 _POOL_HZ = 500.0  # wider apart than harmonics of most voices
 # How much a melody's likeness weighs beside the mel's own: converted mels are smoother than
-# recorded ones, and their low pitches are easily taken for an octave below.
-_MELODY = 2.0
+# recorded ones, and their low pitches are easily taken for an octave below. Of the high notes of
+# songs they show faint harmonics; those of the melody are far apart and clear there.
+_MELODY, _HIGH_MELODY = 2.0, 6.0
+_HIGH_HZ = (400.0, 500.0)  # from one weight to the other
 # Logits of voicing for each unit that a melody's best likeness is above that of frames which may be
 # either: recorded voiced frames have .58 in the middle, unvoiced ones .26. The harmonics of high
 # notes are faint once converted, and the notes would break off.
@@ -105,6 +107,7 @@ class Vocos(nn.Module):
     dispersion: Tensor
     bank: Tensor
     pooling: Tensor
+    melody_weights: Tensor
     surroundings: Tensor
     combs: Tensor
 
@@ -142,6 +145,10 @@ class Vocos(nn.Module):
         index = torch.arange(config.pitch_bins)
         pitches_hz = config.lowest_hz * torch.exp2(index * config.bin_cents / 1200)
         surroundings, combs = combs_of(mel, pitches_hz)
+        low_hz, high_hz = _HIGH_HZ
+        high = ((pitches_hz - low_hz) / (high_hz - low_hz)).clamp(0, 1)
+        weights = _MELODY + (_HIGH_MELODY - _MELODY) * high
+        self.register_buffer("melody_weights", weights, persistent=False)
         self.register_buffer("surroundings", surroundings, persistent=False)
         self.register_buffer("combs", combs, persistent=False)
         self._begin_as_a_classical_vocoder()
@@ -231,7 +238,8 @@ class Vocos(nn.Module):
         pitch = self.pitch_head(self.pitch_norm(x))
         voicing = pitch[..., -1]
         if melody is not None:
-            likeness = likeness + _MELODY * melody
+            short = melody - melody.amax(-1, keepdim=True)  # 0 at its best, whatever the weight
+            likeness = likeness + self.melody_weights * short
             voicing = voicing + _VOICED * (melody.amax(-1) - _EITHER)
         return pitch[..., :-1] + self.salience_scale * likeness, voicing
 
