@@ -113,7 +113,7 @@ def test_only_a_plain_prompt_for_the_shipped_model_is_tried_several_times():
 @shipped_reader
 def test_the_best_of_several_is_written_and_drawn_again_alone(tmp_path):
     out, again = tmp_path / "a.png", tmp_path / "b.png"
-    words = ["portrait", "a smiling woman with black hair", "--steps", "2", "--seed", "3"]
+    words = ["portrait", "a smiling woman with black hair", "--steps", "4", "--seed", "3"]
     run = CliRunner().invoke(app, [*words, "--tries", "3", "--out", str(out)])
     assert run.exit_code == 0, run.output
     report = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
