@@ -23,7 +23,7 @@ _PHOTOS = {
     "coffee": "coffee", "page": "page", "text": "text", "retina": "retina", "rocket": "rocket",
 }  # fmt: skip
 _WORK = 384  # px at which scenes are made
-_LIT = {"dim": 0.62, "bright": 1.18}  # of its usual brightness
+_LIT = {"dim": 0.62, "bright": 1.28}  # of its usual brightness
 
 
 def draw_backdrop(wish: Wish, size: int, rng: Rng) -> Float[Tensor, "3 S S"]:

@@ -12,7 +12,7 @@ Rng = np.random.Generator
 _WHO = {
     ("woman", False): ("woman", "woman", "woman", "lady"),
     ("man", False): ("man", "man", "man", "gentleman"),
-    ("woman", True): ("girl", "girl", "child"),
+    ("woman", True): ("little girl", "little girl", "child"),
     ("man", True): ("boy", "boy", "child"),
 }
 _AGES = {"young": ("young",), "middle-aged": ("middle-aged", "mature"), "old": ("old", "elderly")}

@@ -28,6 +28,7 @@ BEARD = ("beard shadow", "moustache shadow")
 HAIRS = ("brow density", "brow thickness", *BEARD)  # of the face
 _SMOOTH = 0.1  # creases that nobody sees
 _CREASE_SIDE = 512  # texels
+_GRIZZLE = 0.12  # linear light that grey hairs add to old brows and beards
 _DIM = 0.9  # ln of what light loses in a crease of a millimetre
 
 
@@ -51,8 +52,9 @@ def dyed(
     drop = (srgb_to_linear(smooth) / srgb_to_linear(skin).clamp(min=1e-3)).mean(0).log()
     share = (1 - torch.exp(-1.6 * drop.clamp(min=0)))[None] * _strands(skin.shape[-1])
     color = torch.tensor(HAIR_COLORS[str(sitter.wish.hair_color)])[:, None, None]
+    old = sitter.wish.age == "old"
     # brows are darker than hair, but for those that age has bleached
-    dye = srgb_to_linear(color) * (0.7 if sitter.wish.age == "old" else 0.5)
+    dye = srgb_to_linear(color) * (0.7 if old else 0.5) + (_GRIZZLE if old else 0.0)
     mixed = srgb_to_linear(skin) * (1 - share) + dye * share
     return linear_to_srgb(mixed).clamp(0, 1), smooth
 

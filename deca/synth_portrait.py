@@ -39,7 +39,7 @@ _EYES = slice(JOINT_NAMES.index("leftEye"), JOINT_NAMES.index("rightEye") + 1)
 _NECK_SHARE = 0.35  # of a turn
 _MOUTH_GLOW = 0.28
 _TINTS = {"warm": (1.16, 1.0, 0.78), "cool": (0.84, 0.97, 1.18), "": (1.03, 1.0, 0.96)}
-_LEVELS = {"dim": 0.48, "bright": 1.5, "": 1.0}
+_LEVELS = {"dim": 0.48, "bright": 1.6, "": 1.0}
 _FROM = {"the left": (-0.75, 0.55, 0.8), "the right": (0.75, 0.55, 0.8),
          "the front": (0.08, 0.35, 1.0), "above": (0.1, 1.0, 0.45)}  # fmt: skip
 # power of key, fill, rim and sky, and the tangent of half the key's breadth

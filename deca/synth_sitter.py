@@ -40,12 +40,12 @@ _BY_AGE: dict[str, dict[str, float]] = {
         "head size": -0.8, "mouth width": -1.4, "lower lip fullness": -0.4,
     },
     "young": {"cheek fullness": 0.4, "eye size": 0.3},
-    "middle-aged": {"nose length": 0.3, "upper lip fullness": -0.3, "eye opening": -0.3,
-                    "cheek fullness": -0.3},
+    "middle-aged": {"nose length": 0.5, "upper lip fullness": -0.7, "eye opening": -0.6,
+                    "lower lip fullness": -0.3, "neck width": 0.6, "jaw width": 0.4},
     "old": {
-        "nose length": 0.9, "ear size": 1.3, "upper lip fullness": -1.0, "eye opening": -0.9,
-        "lower lip fullness": -0.6, "cheek fullness": -1.2, "philtrum length": 0.6,
-        "eye depth": 0.5,
+        "nose length": 1.1, "ear size": 1.6, "upper lip fullness": -1.4, "eye opening": -1.2,
+        "lower lip fullness": -0.9, "cheek fullness": -1.5, "philtrum length": 0.8,
+        "eye depth": 0.7,
     },
 }  # fmt: skip
 # What drawings of that kind do to a face.
@@ -54,8 +54,9 @@ _BY_STYLE: dict[str, dict[str, float]] = {
               "chin width": -1.0, "mouth width": -1.0, "jaw width": -0.6},
 }  # fmt: skip
 # amounts of the albedo model's tone components
-_SKINS = {"very fair": -1.87, "fair": -1.5, "olive": -1.08, "brown": -0.32, "dark brown": 0.62,
+_SKINS = {"very fair": -1.87, "fair": -1.5, "olive": -1.0, "brown": -0.32, "dark brown": 0.62,
           "very dark": 1.5}  # fmt: skip
+_TIRED = {"child": -1.0, "young": -0.6, "middle-aged": 0.7, "old": 1.6}  # below the eyes
 _MOODS: dict[str, dict[str, float]] = {
     "neutral": {"mouthSmile": 0.10},
     "smiling": {"mouthSmile": 0.85, "cheekSquint": 0.5, "eyeSquint": 0.22, "mouthDimple": 0.2,
@@ -126,7 +127,7 @@ def draw_sitter(
     for name, value in wish.sliders:
         amounts[name] = amounts.get(name, 0.0) + value
     shape = _moulded(flame).apply(shape, amounts)[0]
-    creases = {"old": 1.0, "middle-aged": 0.5, "young": 0.04}.get(str(settled.age), 0.0)
+    creases = {"old": 1.0, "middle-aged": 0.66, "young": 0.04}.get(str(settled.age), 0.0)
     return Sitter(
         settled,
         shape,
@@ -231,8 +232,8 @@ def _skin_codes(
         "eye shadow": float(rng.uniform(0.8, 1.2)) if wish.eye_shadow else 0.0,
         "lip redness": 3.4 if wish.lipstick else amounts.get("lip redness", 0.0) * 0.6,
         "lip darkness": 1.0 if wish.lipstick else amounts.get("lip darkness", 0.0) * 0.6,
-        "creases": 2.0 if old else (-1.2 if young else 0.8),
-        "under-eye darkness": 1.0 if old else (-1.0 if wish.age == "child" else -0.2),
+        "creases": 2.0 if old else (-1.2 if young else 1.3),
+        "under-eye darkness": _TIRED[str(wish.age)],
         "moles": 0.2, "blotches": 0.8 if old else -0.5,
         "lash line": 1.0 if woman else -0.4,
         "brow thickness": {"thick brows": 2.2, "thin brows": -1.5}.get(
