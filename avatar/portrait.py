@@ -63,8 +63,8 @@ log = logging.getLogger(__name__)
 
 PICTURES = (".png", ".jpg", ".jpeg")
 LAID_OUT = (
-    "over a sketch, our render of a head that the prompt's words ask for, and held to that head by "
-    "the network portrait-control"
+    "over a sketch, our render of a head that the prompt's words ask for, in the broad colours of "
+    "that, and held to the head by the network portrait-control"
 )
 
 
