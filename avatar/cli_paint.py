@@ -18,7 +18,8 @@ def paint(
     avatar: Annotated[Path, typer.Argument(help="The folder that `avatar create` wrote.")],
     prompt: Annotated[str | None, typer.Option(help="What the head is to look like.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="The diffusion model that draws the prompt.")
+        str | None,
+        typer.Option(help="The diffusion model that draws the prompt; the shipped one by default."),
     ] = None,
     style: Annotated[
         str | None,
@@ -33,10 +34,15 @@ def paint(
     side: Annotated[int, typer.Option(help="Texels a side of the texture.")] = 1024,
     size: Annotated[int, typer.Option(help="Pixels a side of each view.")] = 512,
     strength: Annotated[
-        float, typer.Option(help="0..1: how much of the head's own look the front view loses.")
-    ] = 0.6,
-    steps: Annotated[int, typer.Option(help="Of the model.")] = 25,
-    cfg: Annotated[float, typer.Option(help="How closely the prompt is followed.")] = 7.0,
+        float | None,
+        typer.Option(
+            help="0..1: how much of the head's own look the front view loses; as suits the model."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Of the model; as suits it.")] = None,
+    cfg: Annotated[
+        float | None, typer.Option(help="How closely the prompt is followed; as suits the model.")
+    ] = None,
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
     seed: Annotated[int, typer.Option(help="The same seed paints the same.")] = 0,
     safety: Annotated[bool, typer.Option(help="The model's own checker, if it has one.")] = True,
@@ -48,18 +54,20 @@ def paint(
     from avatar.progress import Progress
     from avatar.texture_diffusion import PaintSettings
     from diffusion.recipe import Recipe
+    from diffusion.shipped_portrait import FOLDER, NAME, usual
 
     recipe = None
     if prompt is not None:
+        asked = {"strength": strength, "steps": steps, "cfg": cfg}
+        given = {name: value for name, value in asked.items() if value is not None}
+        suits = usual(model) or {"strength": 0.6, "steps": 25, "cfg": 7.0}
         recipe = Recipe(
             prompt,
             negative=negative,
-            steps=steps,
-            cfg=cfg,
-            strength=strength,
             seed=seed,
             safety_checker=safety,
-            model="" if model is None else model,
+            model=FOLDER if model in (None, NAME) else str(model),
+            **{**suits, **given},
         ).needs_words()
     wish = PaintWish(
         recipe=recipe,

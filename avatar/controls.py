@@ -102,16 +102,11 @@ def open_controlled(
     """The model's pipeline with its ControlNets and the recipe's safety setting, on a device."""
     from diffusion.compute import choose_device, choose_dtype, place
     from diffusion.load import load_pipeline
-    from diffusion.shipped_portrait import NAME
+    from diffusion.shipped_portrait import control_of, place_of
 
-    if str(model) == NAME:
-        raise ValueError(
-            "the shipped portrait model draws for `avatar portrait`, `avatar album` and `avatar "
-            "create` alone; name another with --model"
-        )
     dtype: torch.dtype = choose_dtype(choose_device(device))
     safety = "on" if recipe.safety_checker else "off"
-    nets = [one.source for one in controls]
-    pipeline = load_pipeline(model, dtype=dtype, safety=safety, controlnets=nets)
+    nets = [control_of(one.source) for one in controls]
+    pipeline = load_pipeline(place_of(model), dtype=dtype, safety=safety, controlnets=nets)
     place(pipeline, device)
     return pipeline

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from assets.files import replacing, sha256_of
 from assets.image import write_image
-from avatar.bundle import Avatar, ModelUse
+from avatar.bundle import Avatar, ModelUse, shipped_use
 from avatar.controls import Control, condition_of, open_controlled
 from avatar.pipeline import COPYRIGHT
 from avatar.progress import Progress
 from avatar.source import find_style
 from avatar.texture_diffusion import Painter, Painting, PaintSettings, paint_head
-from avatar.texture_views import PaintView, flat_picture
+from avatar.texture_views import PaintView, styled_picture
 from diffusion.recipe import Recipe, to_json
+from diffusion.shipped_portrait import NAME, READER, networks
 from diffusion.write import write_picture
 from flame.head import Head
 from flame.material import Material
@@ -36,20 +37,25 @@ class PaintWish:
     """What to paint with: a prompt and a model, or a style."""
 
     recipe: Recipe | None = None
-    model: Path | str | None = None
+    model: Path | str | None = None  # None is the shipped one
     controls: tuple[Control, ...] = ()
     style: str | None = None  # in words; filters paint it, or after the model
     device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.recipe is None and self.style is None:
-            raise ValueError("there is nothing to paint; give --prompt with --model, or --style")
-        if (self.recipe is None) != (self.model is None):
+            raise ValueError("there is nothing to paint; give --prompt or --style")
+        if self.recipe is None and self.model is not None:
+            raise ValueError("a model needs a prompt to draw; give --prompt too")
+        if self.controls and self.draws_by_shipped():
             raise ValueError(
-                "a prompt needs a model that draws it, and a model a prompt; give both"
+                "ControlNets steer a diffusion model; name it with --model, and give --prompt too "
+                "(the shipped model brings its own)"
             )
-        if self.controls and self.model is None:
-            raise ValueError("ControlNets steer a diffusion model; give --model and --prompt too")
+
+    def draws_by_shipped(self) -> bool:
+        """Whether the shipped model draws, or none."""
+        return self.model is None or str(self.model) == NAME
 
 
 def paint_avatar(
@@ -75,14 +81,20 @@ def paint_avatar(
     materials, models = avatar.materials, []
     painting: Painting | None = None
     if wish.recipe is not None:
-        with progress.stage("open the model"):
+        if wish.draws_by_shipped():
+            materials, painting = _by_shipped(avatar, wish, settings, progress)
+            models += [shipped_use(name) for name in networks() if name != READER]
+        else:
             assert wish.model is not None
-            pipeline = open_controlled(wish.model, wish.controls, wish.recipe, wish.device)
-            draw = diffusion_painter(pipeline, wish.recipe, avatar.head, materials, wish.controls)
-            models.append(ModelUse(f"texture: diffusion model {Path(wish.model).name}", "", ""))
-        with progress.stage("paint the views"):
-            painting = paint_head(avatar.head, materials, draw, settings, on_view=progress.step)
-        materials = _wearing(materials, painting)
+            with progress.stage("open the model"):
+                pipeline = open_controlled(wish.model, wish.controls, wish.recipe, wish.device)
+                draw = diffusion_painter(
+                    pipeline, wish.recipe, avatar.head, materials, wish.controls
+                )
+                models.append(ModelUse(f"texture: diffusion model {Path(wish.model).name}", "", ""))
+            with progress.stage("paint the views"):
+                painting = paint_head(avatar.head, materials, draw, settings, on_view=progress.step)
+            materials = _wearing(materials, painting)
     if wish.style is not None:
         draw = style_painter(wish.style, avatar.head, materials)
         models.append(
@@ -98,11 +110,9 @@ def paint_avatar(
 
 def style_painter(style: str, head: Head, materials: Sequence[Material]) -> Painter:
     """Paints every view of the head as it is with the filter of a style."""
-    from deca.synth_styles import stylize
-
     named = find_style(style)
     # of what is painted so far the filter would make ever stronger colours, view after view
-    return lambda view: stylize(flat_picture(view.seen, head, materials), named)
+    return lambda view: styled_picture(view.seen, head, materials, named)
 
 
 def diffusion_painter(
@@ -137,6 +147,33 @@ def diffusion_painter(
         )
 
     return draw
+
+
+def _by_shipped(
+    avatar: Avatar, wish: PaintWish, settings: PaintSettings, progress: Progress
+) -> tuple[tuple[Material, ...], Painting]:
+    """The materials as the shipped model paints them, and the painting of the skin."""
+    from avatar.paint_shipped import BEYOND, CONTROL, ShippedPaint, plan_face
+    from deca.prompt_words import read_prompt
+    from diffusion.prompt import plain_text
+
+    assert wish.recipe is not None
+    prompt = wish.recipe.prompt
+    reading = read_prompt(plain_text(prompt))
+    if reading.unknown:
+        progress.warn(f"not understood in the prompt: {', '.join(reading.unknown)}")
+    progress.warn(BEYOND)
+    with progress.stage("open the model"):
+        pipeline = open_controlled(NAME, (CONTROL,), wish.recipe, wish.device)
+        paint = ShippedPaint.of(avatar.head, avatar.materials, wish.recipe)
+    with progress.stage("paint the views"):
+        painting = paint_head(
+            avatar.head, paint.materials, paint.painter(pipeline), settings,
+            plans=plan_face(settings.views), frame=paint.frame, on_view=progress.step,
+        )  # fmt: skip
+    materials = _wearing(paint.materials, painting)
+    style = reading.wish.style
+    return (materials if style is None else _styled(materials, style)), painting
 
 
 def _wearing(materials: Sequence[Material], painting: Painting) -> tuple[Material, ...]:

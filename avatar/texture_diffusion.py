@@ -26,12 +26,14 @@ from avatar.texture_views import (
 from deca.conditions import HeadView
 from deca.multi_texture import MultiTextureConfig, combined
 from deca.texture import TextureConfig, completed
+from flame.camera import LookAt
 from flame.head import Head
 from flame.material import Material
 from flame.srgb import linear_to_srgb, srgb_to_linear
 from flame.texture import fill_gutter
 
 Painter: TypeAlias = Callable[[PaintView], Tensor]  # gives [1, 3, H, W] of the view's size
+Framing: TypeAlias = Callable[[Head, ViewPlan], LookAt]
 OnView: TypeAlias = Callable[[int, int], None]  # views done, of how many
 
 _DARKEST = 2e-3  # of linear light
@@ -84,9 +86,13 @@ def paint_head(
     draw: Painter,
     settings: PaintSettings | None = None,
     *,
+    plans: Sequence[ViewPlan] | None = None,
+    frame: Framing = camera_of,
     on_view: OnView | None = None,
 ) -> Painting:
     """Let `draw` paint views of the head, the front first, and join them into one base colour.
+
+    The views are those of `plan_views`, or `plans`, as `frame` has them in the picture.
 
     Each view shows what is painted so far under an even light, which is divided out again. Where
     views overlap each counts as straight as it looks at the surface, fine detail is that of the
@@ -100,13 +106,13 @@ def paint_head(
     surface = SkinSurface(head, head.verts[None], settings.side)
     base = _at_side(known["skin"].base_color[:3], settings.side)
     ground = srgb_to_linear(base).clamp(min=_DARKEST).log()
-    plans = plan_views(settings.views)
+    plans = plan_views(settings.views) if plans is None else plans
     changes: list[Tensor] = []
     shares: list[Tensor] = []
     front: PaintView | None = None
     drawn: list[Tensor] = []
     for index, plan in enumerate(plans):
-        camera = camera_of(head, plan)
+        camera = frame(head, plan)
         size = (settings.size, settings.size)
         seen = HeadView.of(head, materials, head.verts[None], camera, size)
         so_far = _worn(materials, _so_far(ground, changes, shares, surface))
@@ -135,7 +141,7 @@ def paint_head(
     change, share = _joined(changes, shares, settings)
     albedo = _albedo(ground, change, surface)
     assert front is not None
-    report = _measured(head, materials, albedo, surface, share, front, drawn[0], settings)
+    report = _measured(head, materials, albedo, surface, share, front, drawn[0], len(plans))
     return Painting(albedo, share[None], tuple(plans), tuple(drawn), report)
 
 
@@ -204,7 +210,7 @@ def _measured(
     share: Tensor,
     front: PaintView,
     drawn: Tensor,
-    settings: PaintSettings,
+    views: int,
 ) -> PaintReport:
     valid = surface.layout.valid
     again = flat_picture(front.seen, head, _worn(materials, albedo))
@@ -213,7 +219,7 @@ def _measured(
     inner = (-F.max_pool2d(-skin, 3, 1, 1) > 0.99) & (toward > 0.5)
     inner = inner.expand(-1, 3, -1, -1)
     return PaintReport(
-        views=settings.views,
+        views=views,
         painted=round(float((share[valid] > 0.5).float().mean()), 4),
         seams=seam_energy(albedo, surface.faces, surface.uv, surface.uv_faces),
         left_right=left_right_difference(albedo, valid),

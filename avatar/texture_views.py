@@ -13,6 +13,7 @@ from torch import Tensor
 
 from avatar.clip import frame_portrait
 from deca.conditions import HeadView
+from deca.synth_styles import cel, stylize
 from deca.texture import sampled
 from flame.camera import LookAt, Projection, orbit
 from flame.head import Head
@@ -75,23 +76,38 @@ def camera_of(head: Head, plan: ViewPlan) -> LookAt:
     return orbit(torch.tensor([plan.yaw_deg]), plan.pitch_deg, distance, (x, y, z), fov_deg)
 
 
-def flat_picture(
-    seen: HeadView, head: Head, materials: Sequence[Material]
+def styled_picture(
+    seen: HeadView, head: Head, materials: Sequence[Material], style: str
 ) -> Float[Tensor, "1 3 H W"]:
-    """Base colours under a soft light from the camera, before a grey wall."""
+    """`flat_picture` in a style of deca.prompt_wish.STYLES.
+
+    Cel shading would paint bands of this light onto the skin; it is given the colours alone.
+    """
+    if style != "anime":
+        return stylize(flat_picture(seen, head, materials), style)
+    colours = flat_picture(seen, head, materials, lit=False)
+    even = torch.ones_like(colours)
+    drawn = srgb_to_linear(cel(colours, even, even[:, :1], colours))
+    return linear_to_srgb(drawn * seen.pixels(shading(seen.normals()[:, 2:]))).clamp(0, 1)
+
+
+def flat_picture(
+    seen: HeadView, head: Head, materials: Sequence[Material], *, lit: bool = True
+) -> Float[Tensor, "1 3 H W"]:
+    """Base colours before a grey wall, under a soft light from the camera if `lit`."""
     _, uv_faces, _ = head.triangles()
     uv = interpolate(head.uv, uv_faces, seen.fragments)
     ids = seen.material
     colours = seen.verts.new_tensor(WALL)[:, None, None].expand(1, 3, *ids.shape[1:]).clone()
     known = {material.name: material for material in materials}
-    shade = shading(seen.normals()[:, 2:])
+    shade = shading(seen.normals()[:, 2:] if lit else torch.ones_like(colours[:, :1]))
     for index, name in enumerate(head.material_names):
         here = ids[0] == index
         if bool(here.any()):
             texels = known[name].base_color[None, :3].to(colours)
             found = sample_texture(texels, uv[:, here][:, None])[0, :, 0]  # [3, N]
-            lit = srgb_to_linear(found) * shade[0][:, here]
-            colours[0][:, here] = linear_to_srgb(lit)
+            light = srgb_to_linear(found) * shade[0][:, here]
+            colours[0][:, here] = linear_to_srgb(light)
     return seen.pixels(colours).clamp(0, 1)
 
 

@@ -15,7 +15,6 @@ from assets.errors import AssetError
 from assets.image import read_image, write_image
 from assets.store import PACKAGE, shipped_model
 from avatar.cli import app
-from avatar.controls import open_controlled
 from avatar.portrait import make_portraits
 from avatar.portrait_draw import PortraitInputs
 from avatar.portrait_like import HeadGuide
@@ -95,11 +94,6 @@ def test_frames_between_prompts_are_as_large_as_its_pictures(tmp_path):
         assert image.size == (2 * SIDE, 2 * SIDE)
     report = json.loads((tmp_path / "way" / "report.json").read_text(encoding="utf-8"))
     assert "128 pixels" in report["enlarged"]
-
-
-def test_what_it_cannot_draw_for_says_so():
-    with pytest.raises(ValueError, match="`avatar album` and `avatar create` alone"):
-        open_controlled("shipped", (), Recipe("a man"))
 
 
 @installed
