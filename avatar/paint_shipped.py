@@ -8,24 +8,20 @@ model draws its face over that from several sides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from assets.errors import AssetError
 from avatar.controls import Control, condition_of
-from avatar.portrait_dress import recoloured
+from avatar.portrait_dress import dressed, has_our_skin
 from avatar.portrait_like import frame_close
 from avatar.texture_diffusion import Painter
 from avatar.texture_views import PaintView, ViewPlan, styled_picture
-from deca.prompt_wish import Wish
 from deca.prompt_words import read_prompt
-from deca.synth_complexion import HAIRS, creased, dyed
-from deca.synth_sitter import Sitter, draw_sitter
 from diffusion.prompt import plain_text
 from diffusion.recipe import Recipe
 from diffusion.shipped_portrait import CONDITION, NAME, SIDE, SKETCHED, enlarged
@@ -33,9 +29,6 @@ from flame.camera import LookAt
 from flame.head import Head
 from flame.load import load_head
 from flame.material import Material
-from flame.model import Flame
-from flame.outfit import Outfit, load_outfit
-from flame.srgb import linear_to_srgb, srgb_to_linear
 
 SIZE = SKETCHED * SIDE  # px a side of each view
 CONTROL = Control(CONDITION, NAME)  # holds the model to the head
@@ -43,15 +36,12 @@ BEYOND = (
     "the shipped model draws faces: behind the ears the head has the skin that the words name, and "
     "is not drawn"
 )
-# of a wish, what a skin shows
-_SKIN = ("age", "skin", "brows", "beard", "eye_shadow", "lipstick", "freckles")
 _SIDES = {0.0: "facing the camera", 35.0: "turned to the left", -35.0: "turned to the right",
           65.0: "in profile to the left", -65.0: "in profile to the right"}  # fmt: skip
 _BEHIND = (120.0, -120.0, 180.0)  # seen so that what is drawn ends softly
 _LIT = "even light, plain grey background"  # as views are
 _RUN = 3  # of the drawing's pixels: how far colours run over outlines
 _FACING = 0.3, 0.6  # cosines to the viewer, between which drawings come to be believed
-_DARKEST = 2e-3  # of linear light
 
 
 def plan_face(views: int) -> list[ViewPlan]:
@@ -75,14 +65,14 @@ class ShippedPaint:
     @classmethod
     def of(cls, head: Head, materials: Sequence[Material], recipe: Recipe) -> ShippedPaint:
         """The head at rest; one that is not the shipped head's kind is an AssetError."""
-        flame, outfit = load_head(), load_outfit()
-        count = len(flame.topology.uv)
-        if not torch.equal(head.uv[:count], flame.topology.uv):
+        flame = load_head()
+        if not has_our_skin(head, flame):
             raise AssetError(
                 "the avatar's head is not of the shipped kind, whose skin the shipped model's "
                 "prompts are painted on; name a model with --model"
             )
-        asked = asked_materials(materials, recipe.prompt, flame, outfit, seed=recipe.seed)
+        wish = read_prompt(plain_text(recipe.prompt)).wish
+        asked = dressed(head, materials, wish, flame, seed=recipe.seed)
         points = flame.landmarks68(head.verts[None, : len(flame.template)])[0]
         return cls(head, asked, recipe, points)
 
@@ -95,7 +85,7 @@ class ShippedPaint:
         """Draws every view over the head as it is in the prompt's style."""
         from diffusion.conditioned import conditioned
         from diffusion.from_picture import resized
-        from diffusion.refiner import in_colours_of
+        from diffusion.refiner import in_sketch_colours
 
         style = read_prompt(plain_text(self.recipe.prompt)).wish.style or "realistic"
         small = (SIDE, SIDE)
@@ -114,61 +104,11 @@ class ShippedPaint:
             one = self.recipe.change(prompt=words, size=small, batch=1, kind="img2img")
             over = resized(sketch, small)
             drawn = conditioned(pipeline, one, [resized(shown, small)], image=over)
-            drawn = in_colours_of(drawn, over)
-            return resized(enlarged(drawn, one, resized(sketch, (SIZE, SIZE))), (width, height))
+            drawn = in_sketch_colours(drawn, over, one.strength)
+            drawn = enlarged(drawn, one, resized(sketch, (SIZE, SIZE)))
+            return sketch.lerp(resized(drawn, (width, height)), _inside(view, self.head))
 
         return draw
-
-
-def asked_materials(
-    materials: Sequence[Material], prompt: str, flame: Flame, outfit: Outfit, *, seed: int = 0
-) -> tuple[Material, ...]:
-    """The materials of our own head as a prompt names them; what it does not name stays.
-
-    Hair, eyes and clothes take the named colours. The skin changes by what sets two synthetic
-    people apart, of whom one is as it is named and the other is not.
-    """
-    wish = read_prompt(plain_text(prompt)).wish
-    made = recoloured(materials, wish)
-    named = {name: value for name, value in wish.named().items() if name in _SKIN}
-    if not named:
-        return made
-    man = wish.gender == "man" or (wish.gender is None and bool(wish.beard))
-    usual = Wish(gender="man" if man else "woman", age="young", skin=wish.skin or "fair", brows="",
-                 beard="", eye_shadow=False, lipstick=False, freckles=False, hair="short",
-                 hair_color=wish.hair_color or "brown")  # fmt: skip
-    asked = replace(usual, **named)  # type: ignore[arg-type]
-
-    def sitter(one: Wish) -> Sitter:
-        generator = torch.Generator().manual_seed(seed)
-        return draw_sitter(one, flame, outfit.albedo, generator=generator)
-
-    def changed(skin: Material) -> Material:
-        side = skin.base_color.shape[-1]
-        own, before, after = (
-            _log(skin.base_color[:3]),
-            *(
-                _log(
-                    dyed(
-                        sitter(one),
-                        outfit.albedo,
-                        HAIRS,
-                        lambda c: outfit.albedo.decode(c, side)[0],
-                    )[0]
-                )
-                for one in (usual, asked)
-            ),
-        )
-        change = after - before
-        if wish.skin is not None:  # as light as that
-            change = change + (before - own).flatten(1).median(1).values[:, None, None]
-        color = linear_to_srgb((own + change).exp().clamp(0, 1))
-        found = replace(skin, base_color=torch.cat([color, skin.base_color[3:]]))
-        if found.normal is None:
-            return found
-        return creased(found, sitter(asked), flame, generator=torch.Generator().manual_seed(seed))
-
-    return tuple(changed(one) if one.name == "skin" else one for one in made)
 
 
 def _inside(view: PaintView, head: Head) -> Float[Tensor, "1 1 H W"]:
@@ -180,7 +120,3 @@ def _inside(view: PaintView, head: Head) -> Float[Tensor, "1 1 H W"]:
     toward = view.seen.pixels(view.seen.normals()[:, 2:])
     least, full = _FACING
     return soft * ((toward - least) / (full - least)).clamp(0, 1)
-
-
-def _log(color: Float[Tensor, "3 K K"]) -> Float[Tensor, "3 K K"]:
-    return srgb_to_linear(color).clamp(min=_DARKEST).log()

@@ -291,12 +291,11 @@ def _laid_out(
 ) -> tuple[Recipe, Float[Tensor, "B 3 H W"]]:
     """The shipped model's pictures of a prompt, each over a sketch of a head of ours.
 
-    Broad colours are the sketch's, which has those that the words name; the model pales them. From
-    a strength of a half on they are so less and less, and at 1 the head's condition alone holds.
+    It has the colours that the words name. At a strength of 1 the head's condition alone holds.
     """
     from diffusion.conditioned import conditioned
     from diffusion.from_picture import resized
-    from diffusion.refiner import in_colours_of
+    from diffusion.refiner import in_sketch_colours
 
     assert recipe.size is not None
     made = []
@@ -304,7 +303,7 @@ def _laid_out(
         over = None if one.strength == 1 else resized(layout.sketch, recipe.size)
         picture = conditioned(pipeline, one, [layout.condition], image=over, on_step=on_step)
         if over is not None:
-            picture = picture.lerp(in_colours_of(picture, over), min(1.0, 2 * (1 - one.strength)))
+            picture = in_sketch_colours(picture, over, one.strength)
         made.append(picture)
     return recipe.change(kind="txt2img"), torch.cat(made)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from assets.image import write_image
 from avatar.clip import Stage, frame_portrait, light_from
 from avatar.controls import Control, condition_of
-from avatar.portrait_dress import place_of, recoloured
+from avatar.portrait_dress import dressed, place_of
 from avatar.transfer_source import FaceReader, read_source
 from deca.conditions import HeadView
 from deca.prompt_wish import Wish
@@ -29,6 +29,7 @@ from diffusion.recipe import Recipe
 from diffusion.shipped_portrait import CONDITION, NAME
 from flame.camera import LookAt, orbit
 from flame.head import Head
+from flame.load import load_head
 from flame.material import Material
 from flame.render import Renderer
 from flame.shoulders import broadened
@@ -69,7 +70,7 @@ class HeadGuide:
         """As the shipped model takes it: close, in the prompt's style, held by a ControlNet.
 
         That is its own one if none is named. The head gets the shoulders of a body, and the
-        colours of hair, eyes and clothes that the prompt names.
+        skin and the colours of hair, eyes and clothes that the prompt names.
         """
         wish = read_prompt(plain_text(prompt)).wish if prompt.strip() else Wish()
         return replace(
@@ -78,7 +79,7 @@ class HeadGuide:
             controls=self.controls or (Control(CONDITION, NAME),),
             style=wish.style or self.style,
             place=wish,
-            materials=recoloured(self.materials, wish),
+            materials=dressed(self.head, self.materials, wish, load_head()),
             verts=broadened(self.verts, self.head, body_width(wish)),
         )
 
@@ -129,6 +130,7 @@ class HeadGuide:
         """The recipe's pictures over the head's sketch, and the recipe saying so."""
         from diffusion.conditioned import conditioned
         from diffusion.draw import size_of
+        from diffusion.refiner import in_sketch_colours
 
         width, height = size_of(pipeline, recipe)
         if width != height:
@@ -138,10 +140,12 @@ class HeadGuide:
             )
         recipe = recipe.change(kind="img2img", size=(width, height))
         scales = [one.scale for one in self.controls]
+        sketch = self.sketch(width)
         pictures = conditioned(
-            pipeline, recipe, self.conditions(width), image=self.sketch(width), scales=scales,
-            on_step=on_step,
-        )  # fmt: skip
+            pipeline, recipe, self.conditions(width), image=sketch, scales=scales, on_step=on_step
+        )
+        if self.close:
+            pictures = in_sketch_colours(pictures, sketch, recipe.strength)
         return recipe, pictures
 
     def report(self, pictures: Float[Tensor, "B 3 S S"]) -> dict[str, Any]:

@@ -92,6 +92,16 @@ def in_colours_of(
     return (pictures + _blurred(drafts, reach) - _blurred(pictures, reach)).clamp(0, 1)
 
 
+def in_sketch_colours(
+    drawn: Float[Tensor, "B 3 H W"], sketch: Float[Tensor, "1 3 H W"], strength: float
+) -> Float[Tensor, "B 3 H W"]:
+    """What was drawn over a sketch, in its broad colours; the small model loses pale ones.
+
+    From a strength of a half on it is in them less and less, and at 1 not at all.
+    """
+    return drawn.lerp(in_colours_of(drawn, sketch), min(1.0, 2 * (1 - strength)))
+
+
 def _blurred(pictures: Tensor, reach: int) -> Tensor:
     """By a box of `reach` pixels each way, three times, which is nearly a Gaussian."""
     size = 2 * max(1, reach) + 1

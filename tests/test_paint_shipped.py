@@ -15,9 +15,11 @@ from avatar.bundle import Avatar, Manifest
 from avatar.cli import app
 from avatar.controls import Control
 from avatar.paint_avatar import PaintWish
-from avatar.paint_shipped import ShippedPaint, asked_materials, plan_face
+from avatar.paint_shipped import ShippedPaint, plan_face
+from avatar.portrait_dress import dressed
 from avatar.texture_views import camera_of, plan_views, styled_picture
 from deca.conditions import HeadView
+from deca.prompt_words import read_prompt
 from diffusion.recipe import Recipe
 from diffusion.shipped_portrait import has_control, is_installed
 from flame.load import load_head
@@ -44,8 +46,10 @@ def skin(outfit):
     return Material("skin", albedo.decode(codes, SIDE)[0], bumps)
 
 
-def painted(skin, prompt, outfit):
-    (made,) = asked_materials((skin,), prompt, load_head(), outfit)
+def painted(skin, prompt):
+    flame = load_head()
+    wish = read_prompt(prompt).wish
+    (made,) = dressed(flame.head(torch.zeros(flame.n_shape)), (skin,), wish, flame)
     return made.base_color, made
 
 
@@ -63,7 +67,7 @@ def where(outfit, name, least=0.5):
 
 
 def test_a_prompt_that_names_nothing_of_skin_leaves_it(skin, outfit):
-    color, made = painted(skin, "a cheerful person in a park", outfit)
+    color, made = painted(skin, "a cheerful person in a park")
     assert torch.equal(color, skin.base_color) and made is skin
 
 
@@ -71,7 +75,7 @@ def test_a_prompt_that_names_nothing_of_skin_leaves_it(skin, outfit):
     ("words", "amount"), [("red lipstick", "lip redness"), ("a beard", "beard shadow")]
 )
 def test_what_is_named_shows_where_it_belongs_and_hardly_elsewhere(skin, outfit, words, amount):
-    color, _ = painted(skin, f"a person with {words}", outfit)
+    color, _ = painted(skin, f"a person with {words}")
     change = (color - skin.base_color).abs().sum(0)
     there = where(outfit, amount)
     away = ~where(outfit, amount, least=0.02)
@@ -82,19 +86,19 @@ def test_what_is_named_shows_where_it_belongs_and_hardly_elsewhere(skin, outfit,
 
 
 def test_a_named_skin_is_as_dark_as_that_whatever_it_was(skin, outfit):
-    fair = light(painted(skin, "very fair skin", outfit)[0]).median()
-    dark = light(painted(skin, "very dark skin", outfit)[0]).median()
+    fair = light(painted(skin, "very fair skin")[0]).median()
+    dark = light(painted(skin, "very dark skin")[0]).median()
     assert float(dark) < 0.3 * float(fair)
     darker = dataclasses.replace(
         skin, base_color=linear_to_srgb(0.5 * srgb_to_linear(skin.base_color))
     )
-    again = light(painted(darker, "very fair skin", outfit)[0]).median()
+    again = light(painted(darker, "very fair skin")[0]).median()
     torch.testing.assert_close(again, fair, atol=0, rtol=0.05)
 
 
 def test_old_skin_has_wrinkles_in_colour_and_relief(skin, outfit):
-    _, young = painted(skin, "a young person with freckles", outfit)
-    _, old = painted(skin, "an old person with freckles", outfit)
+    _, young = painted(skin, "a young person with freckles")
+    _, old = painted(skin, "an old person with freckles")
     assert float((old.normal - skin.normal).abs().max()) > 0.1
     assert float((young.normal - skin.normal).abs().max()) < 1e-3
 
