@@ -1,7 +1,6 @@
 """A classifier of what portraits show, trained on renders: the judge of `bench_portrait`.
 
-It sees each picture small and whole, where the face is nearer, and what the shipped encoder makes
-of that face.
+It sees each picture small and whole, and what the shipped encoder makes of the face in it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from flame.load import load_head
 SIDE = 128  # px of a picture that is seen whole
 _LARGE = 256  # of one whose face is looked at
 _FACE = torch.tensor([50.0, 50.0, 206.0, 222.0])  # where faces are in it
-_NEAR = slice(44, 212)  # rows and columns that are seen nearer
 _COARSE = 24  # colours of so many squares each way are told as they are
 # family -> what of a wish it is; values that look alike are one
 FAMILIES = (
@@ -87,7 +85,6 @@ class Looks:
     """What the classifier is shown of N pictures."""
 
     small: Float[Tensor, "N 3 S S"]
-    near: Float[Tensor, "N 3 S S"]
     told: Float[Tensor, "N F"]  # colours of squares, and what the encoder makes of the face
 
     @classmethod
@@ -96,10 +93,9 @@ class Looks:
         """Pictures of any size, framed as `deca.synth_captioned` does."""
         net = _encoder()
         finder, _ = net.complete()
-        small, near, told = [], [], []
+        small, told = [], []
         for image in images:
             large = nn.functional.interpolate(image, (_LARGE, _LARGE), mode="area")
-            near.append(nearer(large))
             found = face_points(large, _FACE, finder, roll_rad=0.0)
             center, side, roll = crop_of(torch.cat([found.points68, found.points], dim=1)[0])
             face = crop_square(large, center, CODE_VIEW * side, net.side, roll).image
@@ -110,19 +106,13 @@ class Looks:
                      answer.albedo, answer.light, 4 * squares - 2)  # fmt: skip
             told.append(torch.cat([part.flatten() for part in parts]))
             small.append(nn.functional.interpolate(large, (SIDE, SIDE), mode="area")[0])
-        return cls(torch.stack(small), torch.stack(near), torch.stack(told))
+        return cls(torch.stack(small), torch.stack(told))
 
     def __getitem__(self, rows: slice | Tensor) -> Looks:
-        return Looks(self.small[rows], self.near[rows], self.told[rows])
+        return Looks(self.small[rows], self.told[rows])
 
     def __len__(self) -> int:
         return len(self.small)
-
-
-def nearer(large: Float[Tensor, "1 3 L L"]) -> Float[Tensor, "3 S S"]:
-    """The middle of a picture, where faces are."""
-    middle = large[:, :, _NEAR, _NEAR]
-    return nn.functional.interpolate(middle, (SIDE, SIDE), mode="bilinear", antialias=True)[0]
 
 
 @lru_cache(maxsize=1)
@@ -145,20 +135,8 @@ class _Residual(nn.Module):
         return torch.relu(self.long(x) + self.short(x))
 
 
-def _looking(count: int) -> nn.Module:
-    """A network of pictures."""
-    widths = (24, 48, 96, 144, 192)
-    layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, 2, 2), nn.ReLU()]
-    layers += [_Residual(before, after) for before, after in pairwise(widths)]
-    cells = (SIDE // 32) ** 2  # where something is seen is kept
-    return nn.Sequential(
-        *layers, nn.Conv2d(widths[-1], 64, 1), nn.Flatten(), nn.Dropout(0.2),
-        nn.Linear(64 * cells, 320), nn.ReLU(), nn.Linear(320, count),
-    )  # fmt: skip
-
-
 class Classifier(nn.Module):
-    """A score for every value of every family: of three networks, which see different things."""
+    """A score for every value of every family: of two networks, which see different things."""
 
     mean: Tensor
     deviation: Tensor
@@ -166,17 +144,24 @@ class Classifier(nn.Module):
     def __init__(self, values: dict[str, list[str]], told: int) -> None:
         super().__init__()
         self.values = values
+        widths = (24, 48, 96, 144, 192)
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, 2, 2), nn.ReLU()]
+        layers += [_Residual(before, after) for before, after in pairwise(widths)]
+        cells = (SIDE // 32) ** 2  # where something is seen is kept
         count = sum(len(each) for each in values.values())
-        self.whole, self.near = _looking(count), _looking(count)
+        self.whole = nn.Sequential(
+            *layers, nn.Conv2d(widths[-1], 64, 1), nn.Flatten(), nn.Dropout(0.2),
+            nn.Linear(64 * cells, 320), nn.ReLU(), nn.Linear(320, count),
+        )  # fmt: skip
         self.told = nn.Sequential(nn.Dropout(0.4), nn.Linear(told, 256), nn.ReLU(),
                                   nn.Dropout(0.4), nn.Linear(256, count))  # fmt: skip
         self.register_buffer("mean", torch.zeros(told))
         self.register_buffer("deviation", torch.ones(told))
 
-    def each(self, looks: Looks) -> list[Float[Tensor, "N V"]]:
+    def both(self, looks: Looks) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N V"]]:
         """What each network says of the values of all families, one family after another."""
         told = ((looks.told - self.mean) / self.deviation).clamp(-5, 5)
-        return [self.whole(2 * looks.small - 1), self.near(2 * looks.near - 1), self.told(told)]
+        return self.whole(2 * looks.small - 1), self.told(told)
 
     def by_family(self, scores: Float[Tensor, "N V"]) -> dict[str, Tensor]:
         """The scores of each family's values."""
@@ -184,7 +169,8 @@ class Classifier(nn.Module):
         return dict(zip(self.values, parts, strict=True))
 
     def forward(self, looks: Looks) -> dict[str, Tensor]:
-        return self.by_family(torch.stack(self.each(looks)).sum(0))
+        whole, told = self.both(looks)
+        return self.by_family(whole + told)
 
     @torch.no_grad()
     def read(self, looks: Looks) -> list[dict[str, str]]:
@@ -211,18 +197,12 @@ def read_renders(
             people.append(row["person"])
     if kept.is_file():
         with np.load(kept) as found:
-            small, near, told = (
-                torch.from_numpy(found[name]) for name in ("small", "near", "told")
-            )
-        return Looks(small.float() / 255, near.float() / 255, told), wishes, people
+            small, told = torch.from_numpy(found["small"]), torch.from_numpy(found["told"])
+        return Looks(small.float() / 255, told), wishes, people
     parts = [Looks.of([read_image(file)]) for file in files]
-    small, near, told = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("small", "near", "told")
-    )
-    levels = {"small": small, "near": near}
-    rounded = {name: (255 * images).round().byte().numpy() for name, images in levels.items()}
-    np.savez(kept, **rounded, told=told.numpy())
-    return Looks(small, near, told), wishes, people
+    looks = Looks(torch.cat([x.small for x in parts]), torch.cat([x.told for x in parts]))
+    np.savez(kept, small=(255 * looks.small).round().byte().numpy(), told=looks.told.numpy())
+    return looks, wishes, people
 
 
 def taught(
@@ -254,16 +234,13 @@ def taught(
         seen = looks[batch]
         noise = 0.3 * net.deviation * torch.randn(seen.told.shape, generator=generator)
         wanted = {name: target[batch] for name, target in targets.items()}
-        small, near = (
-            _seen_otherwise(images, generator).contiguous(memory_format=fast)
-            for images in (seen.small, seen.near)
-        )
+        small = _seen_otherwise(seen.small, generator).contiguous(memory_format=fast)
         with torch.autocast("cpu", torch.bfloat16):
-            each = net.each(Looks(small, near, seen.told + noise))
+            whole, told = net.both(Looks(small, seen.told + noise))
         # each is to know by itself what it can see
         loss = sum(
             (share * nn.functional.cross_entropy(scores[name], wanted[name], ignore_index=-1)
-             for share, logits in ((1.0, torch.stack(each).sum(0)), *((0.5, one) for one in each))
+             for share, logits in ((1.0, whole + told), (0.5, whole), (0.5, told))
              for scores in (net.by_family(logits.float()),) for name in FAMILIES),
             torch.zeros(()),
         )  # fmt: skip
