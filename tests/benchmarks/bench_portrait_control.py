@@ -27,6 +27,7 @@ from deca.synth_captioned import SIDE, CaptionedStudio
 from diffusion import Recipe, load_pipeline, txt2img
 from diffusion import shipped_portrait as own
 from diffusion.conditioned import conditioned
+from diffusion.refiner import in_sketch_colours
 from flame.outfit import load_outfit
 
 
@@ -69,24 +70,16 @@ def main() -> None:
         if one.wish.hat or one.shown is None:
             continue
         recipe = Recipe(prompt=one.captions[0], seed=person, sampler=own.SAMPLER, steps=own.STEPS,
-                        cfg=own.CFG, size=(own.SIDE, own.SIDE))  # fmt: skip
+                        cfg=own.CFG, strength=own.STRENGTH, size=(own.SIDE, own.SIDE))  # fmt: skip
         condition = F.avg_pool2d(one.shown.condition, SIDE // own.SIDE)
+        sketch, scales = F.avg_pool2d(one.image, own.SKETCHED), [options.strict]
+        over = conditioned(held, recipe, [condition], scales=scales, image=sketch)
         drawn = {
             "renders": one.image,
             "over renders": own.enlarged(
-                conditioned(
-                    held,
-                    recipe,
-                    [condition],
-                    scales=[options.strict],
-                    image=F.avg_pool2d(one.image, own.SKETCHED),
-                ),
-                recipe,
-                one.image,
+                in_sketch_colours(over, sketch, recipe.strength), recipe, one.image
             ),
-            "held": own.enlarged(
-                conditioned(held, recipe, [condition], scales=[options.strict]), recipe
-            ),
+            "held": own.enlarged(conditioned(held, recipe, [condition], scales=scales), recipe),
             "free": own.enlarged(txt2img(free, recipe), recipe),
         }
         drawn = {name: F.interpolate(made, (SIDE, SIDE), mode="area")
