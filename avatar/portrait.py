@@ -106,6 +106,9 @@ def make_portraits(
     start = time.perf_counter()
     names = _names(out, recipe.batch)
     recipe, inputs = prepared(recipe, inputs)
+    if inputs.guide is not None:
+        for line in inputs.guide.unworn(recipe.prompt):
+            progress.warn(line)
     model: dict[str, Any] = {}
     if _is_finishing_only(recipe, inputs) and inputs.image is not None:
         recipe = recipe.change(kind="restore", batch=1, model="", model_hash="")

@@ -99,6 +99,17 @@ class _Skins:
         return torch.Generator().manual_seed(self.seed)
 
 
+def unworn(materials: Sequence[Material], wish: Wish) -> list[str]:
+    """What of a wish a given head cannot wear, in words."""
+    hair = any(material.name == "hair" for material in materials)
+    found = []
+    if wish.hair_color is not None and not hair:
+        found.append("the head has no hair that could be coloured")
+    if wish.hair is not None and (hair or wish.hair != "none"):
+        found.append("the head keeps the cut of its own hair" if hair else "the head stays bald")
+    return found
+
+
 def recoloured(materials: Sequence[Material], wish: Wish) -> tuple[Material, ...]:
     """The materials with those that the wish names a colour for in it; locks and stitches stay."""
     made = {material.name: material for material in materials}

@@ -15,7 +15,7 @@ from torch import Tensor
 from assets.image import write_image
 from avatar.clip import Stage, frame_portrait, light_from
 from avatar.controls import Control, condition_of
-from avatar.portrait_dress import dressed, place_of
+from avatar.portrait_dress import dressed, place_of, unworn
 from avatar.transfer_source import FaceReader, read_source
 from deca.conditions import HeadView
 from deca.prompt_wish import Wish
@@ -72,7 +72,7 @@ class HeadGuide:
         That is its own one if none is named. The head gets the shoulders of a body, and the
         skin and the colours of hair, eyes and clothes that the prompt names.
         """
-        wish = read_prompt(plain_text(prompt)).wish if prompt.strip() else Wish()
+        wish = _wish(prompt)
         return replace(
             self,
             close=True,
@@ -82,6 +82,10 @@ class HeadGuide:
             materials=dressed(self.head, self.materials, wish, load_head()),
             verts=broadened(self.verts, self.head, body_width(wish)),
         )
+
+    def unworn(self, prompt: str) -> list[str]:
+        """What of a prompt the shipped model's drawings of the head leave out, in words."""
+        return unworn(self.materials, _wish(prompt)) if self.close else []
 
     def camera(self) -> LookAt:
         """Where the head is seen from."""
@@ -168,6 +172,10 @@ class HeadGuide:
             paths.append(folder / f"{stem}-{name}.png")
             write_image(paths[-1], picture)
         return paths
+
+
+def _wish(prompt: str) -> Wish:
+    return read_prompt(plain_text(prompt)).wish if prompt.strip() else Wish()
 
 
 def read_guide(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avatar.portrait_dress import place_of, recoloured
+from avatar.portrait_dress import place_of, recoloured, unworn
 from deca.prompt_colors import CLOTH
 from deca.prompt_wish import Wish
 from flame.hair_texture import HAIR_COLORS, hair_material
@@ -71,3 +71,11 @@ def test_a_place_is_drawn_only_where_one_is_named():
     park = place_of(Wish(background="park"), 64)
     torch.testing.assert_close(park, place_of(Wish(background="park"), 64))
     assert float(park[1].mean()) > float(park[2].mean())
+
+
+def test_what_a_head_cannot_wear_is_told(materials):
+    assert unworn(materials, Wish(hair_color="red", eyes="green")) == []
+    assert "cut of its own hair" in unworn(materials, Wish(hair="long"))[0]
+    bald = [material for material in materials if material.name != "hair"]
+    told = unworn(bald, Wish(hair="long", hair_color="red"))
+    assert "no hair" in told[0] and "bald" in told[1]
