@@ -30,7 +30,9 @@ def paint(
         typer.Option(help="KIND=PATH or KIND:SCALE=PATH; normal, depth, canny, seg, parts."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("out/painted"),
-    views: Annotated[int, typer.Option(help="How many sides of the head are painted.")] = 8,
+    views: Annotated[
+        int, typer.Option(help="How many sides are painted; by the shipped model at most 5.")
+    ] = 8,
     side: Annotated[int, typer.Option(help="Texels a side of the texture.")] = 1024,
     size: Annotated[int, typer.Option(help="Pixels a side of each view.")] = 512,
     strength: Annotated[

@@ -201,6 +201,7 @@ def _written(
     folder: Path,
     progress: Progress,
 ) -> list[Path]:
+    from avatar.paint_shipped import UNDRAWN
     from flame.gltf import save_glb
     from flame.obj import save_obj
 
@@ -208,11 +209,12 @@ def _written(
     recipe = wish.recipe or Recipe(prompt=wish.style or "", kind="img2img")
     paths = [out / f"view-{number}.png" for number in range(len(painting.views))]
     for path, picture, plan in zip(paths, painting.drawn, painting.views, strict=True):
-        if wish.recipe is None:
+        if wish.recipe is None or plan.name == UNDRAWN:
             write_image(path, picture, text={"style": wish.style or ""}, ai_generated=True)
         else:
             words = f"{recipe.prompt}, {plan.name}"
-            kind = "img2img" if path is paths[0] else "inpaint"
+            over = path is paths[0] or wish.draws_by_shipped()
+            kind = "img2img" if over else "inpaint"
             write_picture(path, picture, recipe.change(prompt=words, kind=kind))
     sheet = out / "preview.png"
     write_image(sheet, _sheet(avatar.head, materials), ai_generated=True)

@@ -36,6 +36,7 @@ BEYOND = (
     "the shipped model draws faces: behind the ears the head has the skin that the words name, and "
     "is not drawn"
 )
+UNDRAWN = "from behind, not drawn"  # such views
 _SIDES = {0.0: "facing the camera", 35.0: "turned to the left", -35.0: "turned to the right",
           65.0: "in profile to the left", -65.0: "in profile to the right"}  # fmt: skip
 _BEHIND = (120.0, -120.0, 180.0)  # seen so that what is drawn ends softly
@@ -49,8 +50,8 @@ def plan_face(views: int) -> list[ViewPlan]:
 
     Those are from behind, and nothing is drawn there.
     """
-    drawn = [ViewPlan(name, yaw) for yaw, name in _SIDES.items()][:views]
-    return [*drawn, *(ViewPlan("from behind, not drawn", yaw) for yaw in _BEHIND)]
+    drawn = [ViewPlan(f"{side}, {_LIT}", yaw) for yaw, side in _SIDES.items()][:views]
+    return [*drawn, *(ViewPlan(UNDRAWN, yaw) for yaw in _BEHIND)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +77,8 @@ class ShippedPaint:
         points = flame.landmarks68(head.verts[None, : len(flame.template)])[0]
         return cls(head, asked, recipe, points)
 
-    def frame(self, head: Head, plan: ViewPlan) -> LookAt:
+    def frame(self, plan: ViewPlan) -> LookAt:
         """Head and shoulders, as the model learnt them."""
-        del head
         return frame_close(self.points, plan.yaw_deg)
 
     def painter(self, pipeline: Any) -> Painter:
@@ -95,12 +95,12 @@ class ShippedPaint:
             points = view.camera.project(self.points[None], (height, width))[0, :, :2]
             # not what is painted so far, of which a style's filter would make ever more
             sketch = styled_picture(view.seen, self.head, self.materials, style)
-            if view.plan.yaw_deg in _BEHIND:
+            if view.plan.name == UNDRAWN:
                 return sketch
             shown = condition_of(
                 CONDITION, view.seen, view.camera, self.head, self.materials, sketch, points
             )
-            words = f"{self.recipe.prompt}, {view.plan.name}, {_LIT}"
+            words = f"{self.recipe.prompt}, {view.plan.name}"
             one = self.recipe.change(prompt=words, size=small, batch=1, kind="img2img")
             over = resized(sketch, small)
             drawn = conditioned(pipeline, one, [resized(shown, small)], image=over)

@@ -33,7 +33,7 @@ from flame.srgb import linear_to_srgb, srgb_to_linear
 from flame.texture import fill_gutter
 
 Painter: TypeAlias = Callable[[PaintView], Tensor]  # gives [1, 3, H, W] of the view's size
-Framing: TypeAlias = Callable[[Head, ViewPlan], LookAt]
+Framing: TypeAlias = Callable[[ViewPlan], LookAt]
 OnView: TypeAlias = Callable[[int, int], None]  # views done, of how many
 
 _DARKEST = 2e-3  # of linear light
@@ -87,12 +87,12 @@ def paint_head(
     settings: PaintSettings | None = None,
     *,
     plans: Sequence[ViewPlan] | None = None,
-    frame: Framing = camera_of,
+    frame: Framing | None = None,
     on_view: OnView | None = None,
 ) -> Painting:
     """Let `draw` paint views of the head, the front first, and join them into one base colour.
 
-    The views are those of `plan_views`, or `plans`, as `frame` has them in the picture.
+    The views are those of `plan_views` or `plans`, from the cameras of `camera_of` or `frame`.
 
     Each view shows what is painted so far under an even light, which is divided out again. Where
     views overlap each counts as straight as it looks at the surface, fine detail is that of the
@@ -112,7 +112,7 @@ def paint_head(
     front: PaintView | None = None
     drawn: list[Tensor] = []
     for index, plan in enumerate(plans):
-        camera = frame(head, plan)
+        camera = camera_of(head, plan) if frame is None else frame(plan)
         size = (settings.size, settings.size)
         seen = HeadView.of(head, materials, head.verts[None], camera, size)
         so_far = _worn(materials, _so_far(ground, changes, shares, surface))

@@ -20,6 +20,7 @@ from avatar.portrait_dress import dressed
 from avatar.texture_views import camera_of, plan_views, styled_picture
 from deca.conditions import HeadView
 from deca.prompt_words import read_prompt
+from diffusion.metadata import read_record
 from diffusion.recipe import Recipe
 from diffusion.shipped_portrait import has_control, is_installed
 from flame.load import load_head
@@ -66,7 +67,7 @@ def where(outfit, name, least=0.5):
     return change > least * change.max()
 
 
-def test_a_prompt_that_names_nothing_of_skin_leaves_it(skin, outfit):
+def test_a_prompt_that_names_nothing_of_skin_leaves_it(skin):
     color, made = painted(skin, "a cheerful person in a park")
     assert torch.equal(color, skin.base_color) and made is skin
 
@@ -85,7 +86,7 @@ def test_what_is_named_shows_where_it_belongs_and_hardly_elsewhere(skin, outfit,
         assert float(light(color)[there].mean()) < 0.7 * float(light(skin.base_color)[there].mean())
 
 
-def test_a_named_skin_is_as_dark_as_that_whatever_it_was(skin, outfit):
+def test_a_named_skin_is_as_dark_as_that_whatever_it_was(skin):
     fair = light(painted(skin, "very fair skin")[0]).median()
     dark = light(painted(skin, "very dark skin")[0]).median()
     assert float(dark) < 0.3 * float(fair)
@@ -96,7 +97,7 @@ def test_a_named_skin_is_as_dark_as_that_whatever_it_was(skin, outfit):
     torch.testing.assert_close(again, fair, atol=0, rtol=0.05)
 
 
-def test_old_skin_has_wrinkles_in_colour_and_relief(skin, outfit):
+def test_old_skin_has_wrinkles_in_its_relief(skin):
     _, young = painted(skin, "a young person with freckles")
     _, old = painted(skin, "an old person with freckles")
     assert float((old.normal - skin.normal).abs().max()) > 0.1
@@ -162,6 +163,9 @@ def test_avatar_paint_draws_a_prompt_by_the_shipped_model(tmp_path, skin, outfit
     assert any("fez" in one for one in report["warnings"])
     assert any("behind the ears" in one for one in report["warnings"])
     assert report["measured"]["front_psnr_db"] > 25
+    assert read_record(tmp_path / "after" / "view-0.png").recipe.kind == "img2img"
+    with pytest.raises(AssetError):  # is not drawn, and says no prompt
+        read_record(tmp_path / "after" / "view-1.png")
     assert {"portrait", "portrait-control", "portrait-refiner"} <= {
         use.name for use in made.manifest.models
     }
