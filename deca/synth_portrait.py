@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -45,6 +46,10 @@ _FROM = {"the left": (-0.75, 0.55, 0.8), "the right": (0.75, 0.55, 0.8),
 # power of key, fill, rim and sky, and the tangent of half the key's breadth
 _KINDS = {"even": (0.32, 0.12, 0.15, 0.78, 0.6), "soft": (0.82, 0.20, 0.35, 0.42, 0.35),
           "hard": (1.15, 0.06, 0.45, 0.22, 0.0)}  # fmt: skip
+# where a face's skin looks, and what light of the usual kind amounts to on it
+_SKIN = ((0.0, 0.0, 1.0), (0.64, 0.0, 0.77), (-0.64, 0.0, 0.77), (0.0, 0.4, 0.92),
+         (0.0, -0.4, 0.92))  # fmt: skip
+_METERED, _COMPENSATED = 0.97, 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,10 +217,18 @@ def portrait_lights(wish: Wish) -> tuple[Lights, int]:
         (1.15 * sky * tint)[None], (0.55 * sky * torch.tensor([1.05, 1.0, 0.95]))[None],
         torch.full((1, 3), 0.22 * sky),
     )  # fmt: skip
+    level *= _exposed(directions, (key, fill), sky)
     lights = directional(directions[None], level * colours[None], level * ambient)
     if breadth == 0:
         return lights, 640
     return spread_key(lights, Lamp(breadth, breadth)), 128
+
+
+def _exposed(directions: Float[Tensor, "N 3"], power: tuple[float, ...], sky: float) -> float:
+    """How much longer than usual a face in this light is exposed: it is not all made up for."""
+    reached = F.normalize(directions, dim=-1)[: len(power)] @ torch.tensor(_SKIN).T
+    metered = torch.tensor(power) @ reached.clamp(min=0).mean(1) + 0.9 * sky
+    return float(_METERED / metered) ** _COMPENSATED
 
 
 def over(drawn: Float[Tensor, "1 4 S S"], below: Float[Tensor, "1 3 S S"]) -> Tensor:

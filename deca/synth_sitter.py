@@ -36,12 +36,13 @@ _BY_AGE: dict[str, dict[str, float]] = {
     "child": {
         "face length": -1.6, "cheek fullness": 1.6, "nose length": -1.6, "nose protrusion": -1.2,
         "nose bridge height": -1.2, "eye size": 1.6, "jaw width": -1.2, "chin length": -1.2,
-        "neck width": -2.2, "brow ridge": -1.2, "forehead height": 0.8, "nose width": -0.6,
+        "neck width": -1.4, "brow ridge": -1.2, "forehead height": 0.8, "nose width": -0.6,
         "head size": -0.8, "mouth width": -1.4, "lower lip fullness": -0.4,
     },
     "young": {"cheek fullness": 0.4, "eye size": 0.3},
-    "middle-aged": {"nose length": 0.5, "upper lip fullness": -0.7, "eye opening": -0.6,
-                    "lower lip fullness": -0.3, "neck width": 0.6, "jaw width": 0.4},
+    "middle-aged": {"nose length": 0.6, "upper lip fullness": -0.7, "eye opening": -0.7,
+                    "lower lip fullness": -0.3, "neck width": 0.8, "jaw width": 0.7,
+                    "cheek fullness": 0.5},
     "old": {
         "nose length": 1.1, "ear size": 1.6, "upper lip fullness": -1.4, "eye opening": -1.2,
         "lower lip fullness": -0.9, "cheek fullness": -1.5, "philtrum length": 0.8,
@@ -57,6 +58,7 @@ _BY_STYLE: dict[str, dict[str, float]] = {
 _SKINS = {"very fair": -1.87, "fair": -1.5, "olive": -1.0, "brown": -0.32, "dark brown": 0.62,
           "very dark": 1.5}  # fmt: skip
 _TIRED = {"child": -1.0, "young": -0.6, "middle-aged": 0.7, "old": 1.6}  # below the eyes
+_CREASES = {"old": 1.0, "middle-aged": 0.66, "young": 0.04}  # strength of wrinkles
 _MOODS: dict[str, dict[str, float]] = {
     "neutral": {"mouthSmile": 0.10},
     "smiling": {"mouthSmile": 0.85, "cheekSquint": 0.5, "eyeSquint": 0.22, "mouthDimple": 0.2,
@@ -127,7 +129,9 @@ def draw_sitter(
     for name, value in wish.sliders:
         amounts[name] = amounts.get(name, 0.0) + value
     shape = _moulded(flame).apply(shape, amounts)[0]
-    creases = {"old": 1.0, "middle-aged": 0.66, "young": 0.04}.get(str(settled.age), 0.0)
+    creases = _CREASES.get(str(settled.age), 0.0)
+    if settled.style == "anime":
+        creases *= 0.5  # cel shading makes a black line of every one
     return Sitter(
         settled,
         shape,
@@ -155,6 +159,8 @@ def settle(wish: Wish, rng: np.random.Generator) -> Wish:
 
     gender = wish.gender or ("man" if wish.beard else one_of("woman", "man"))
     age = wish.age or one_of("young", "young", "young", "middle-aged")
+    if wish.style == "anime" and not wish.age:
+        age = "young"  # as anime's people are
     woman, child = gender == "woman", (wish.age or age) == "child"
     skin = wish.skin or one_of("very fair", "fair", "fair", "olive", "brown", "dark brown")
     hair = one_of("long", "bob", "fringe", "long") if woman else one_of("short", "short", "short")

@@ -99,14 +99,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     looks, wishes, people = read_renders(options.pictures, options.out / "looks.npz")
-    held = [person % 10 == 9 for person in people]
     kept = options.out / "classifier.safetensors"
     if kept.is_file():  # of an earlier call
         told = json.loads(read_metadata(kept)["told"])
         net, ceiling = Classifier(told["values"], looks.told.shape[1]).eval(), told["ceiling"]
         net.load_state_dict(read_tensors(kept))
     else:
-        net, ceiling = taught(looks, wishes, held, options.minutes)
+        net, ceiling = taught(looks, wishes, people, options.minutes)
         told = {"values": net.values, "ceiling": ceiling}
         tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
         write_tensors(tensors, kept, {"told": json.dumps(told)})
