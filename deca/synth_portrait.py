@@ -228,7 +228,7 @@ def _exposed(directions: Float[Tensor, "N 3"], power: tuple[float, ...], sky: fl
     """How much longer than usual a face in this light is exposed: it is not all made up for."""
     reached = F.normalize(directions, dim=-1)[: len(power)] @ torch.tensor(_SKIN).T
     metered = torch.tensor(power) @ reached.clamp(min=0).mean(1) + 0.9 * sky
-    return float(_METERED / metered) ** _COMPENSATED
+    return math.pow(_METERED / float(metered), _COMPENSATED)
 
 
 def over(drawn: Float[Tensor, "1 4 S S"], below: Float[Tensor, "1 3 S S"]) -> Tensor:
