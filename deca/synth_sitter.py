@@ -55,8 +55,9 @@ _BY_STYLE: dict[str, dict[str, float]] = {
               "chin width": -1.0, "mouth width": -1.0, "jaw width": -0.6},
 }  # fmt: skip
 # amounts of the albedo model's tone components
-_SKINS = {"very fair": -1.87, "fair": -1.5, "olive": -1.0, "brown": -0.32, "dark brown": 0.62,
+_SKINS = {"very fair": -1.87, "fair": -1.5, "olive": -0.95, "brown": -0.32, "dark brown": 0.68,
           "very dark": 1.5}  # fmt: skip
+_OLIVE = {"undertone": 0.35, "haemoglobin": -0.2}  # yellower and less red than tanned skin
 _TIRED = {"child": -1.0, "young": -0.6, "middle-aged": 0.7, "old": 1.6}  # below the eyes
 _CREASES = {"old": 1.0, "middle-aged": 0.66, "young": 0.04}  # strength of wrinkles
 _MOODS: dict[str, dict[str, float]] = {
@@ -228,10 +229,12 @@ def _skin_codes(
     woman = wish.gender == "woman"
     # the locus of human skin in (melanin, undertone), as in flame.paint_population
     undertone = max(0.82 + 0.249 * melanin - 0.371 * melanin**2 - 0.43, -1.0)
+    tinge = _OLIVE if wish.skin == "olive" else dict.fromkeys(_OLIVE, 0.0)
     bearded = {"a beard": 1.9, "stubble": 0.65}.get(str(wish.beard), 0.0)
     amounts |= {
-        "melanin": melanin, "undertone": undertone + float(rng.uniform(-0.15, 0.15)),
-        "haemoglobin": float(rng.uniform(0.0, 0.3)),
+        "melanin": melanin,
+        "undertone": undertone + float(rng.uniform(-0.15, 0.15)) + tinge["undertone"],
+        "haemoglobin": float(rng.uniform(0.0, 0.3)) + tinge["haemoglobin"],
         "beard shadow": bearded, "age spots": 1.4 if old else 0.0,
         "moustache shadow": 1.9 if wish.beard == "a moustache" else bearded * 0.95,
         "freckles": float(rng.uniform(0.85, 1.2)) if wish.freckles else 0.0,

@@ -77,7 +77,7 @@ def fine_shade(
     pictures: Float[Tensor, "B 3 H W"], reach: float = REACH
 ) -> Float[Tensor, "B 1 H W"]:
     """What of the luma is finer than a share of the side (a Gaussian's deviation), -1..1."""
-    luma = torch.einsum("c,bchw->bhw", pictures.new_tensor(_LUMA), pictures)[:, None]
+    luma = _luma(pictures)
     return luma - _blurred(luma, int(pictures.shape[-1] * reach))
 
 
@@ -95,11 +95,23 @@ def in_colours_of(
 def in_sketch_colours(
     drawn: Float[Tensor, "B 3 H W"], sketch: Float[Tensor, "1 3 H W"], strength: float
 ) -> Float[Tensor, "B 3 H W"]:
-    """What was drawn over a sketch, in its broad colours; the small model loses pale ones.
+    """What was drawn over a sketch, in its broad colours, and in its hues as fine as an iris.
 
-    From a strength of a half on it is in them less and less, and at 1 not at all.
+    The small model loses pale ones, and gives one face eyes of two colours. From a strength of a
+    half on the sketch holds less and less, and at 1 not at all.
     """
-    return drawn.lerp(in_colours_of(drawn, sketch), min(1.0, 2 * (1 - strength)))
+    broad = in_colours_of(drawn, sketch)
+    reach = max(1, drawn.shape[-1] // 128)
+    hues = _blurred(_chroma(sketch), reach) - _blurred(_chroma(broad), reach)
+    return drawn.lerp((broad + hues).clamp(0, 1), min(1.0, 2 * (1 - strength)))
+
+
+def _chroma(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    return pictures - _luma(pictures)
+
+
+def _luma(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
+    return torch.einsum("c,bchw->bhw", pictures.new_tensor(_LUMA), pictures)[:, None]
 
 
 def _blurred(pictures: Tensor, reach: int) -> Tensor:

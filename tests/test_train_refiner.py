@@ -9,7 +9,14 @@ from tiny_portrait import train_tiny, trained, write_colours
 
 from assets.image import read_image
 from diffusion import load_pipeline, train_refiner
-from diffusion.refiner import enlarged_draft, fine_shade, in_colours_of, refined, refiner_pipeline
+from diffusion.refiner import (
+    enlarged_draft,
+    fine_shade,
+    in_colours_of,
+    in_sketch_colours,
+    refined,
+    refiner_pipeline,
+)
 from diffusion.train_pictures import read_captions
 from diffusion.train_refiner import drafts_of, refiner_unet
 
@@ -83,6 +90,26 @@ def test_pictures_take_broad_colours_from_drafts_and_keep_what_is_fine(generator
     torch.testing.assert_close(made[..., 16:-16], (red + fine)[..., 16:-16], atol=5e-3, rtol=0)
     picture = torch.rand(1, 3, 32, 32, generator=generator)
     torch.testing.assert_close(in_colours_of(picture, picture), picture)
+
+
+def test_drawings_over_sketches_have_eyes_of_the_sketchs_colour_and_shade_of_their_own(generator):
+    sketch, drawn = torch.full((1, 3, 128, 128), 0.5), torch.full((1, 3, 128, 128), 0.5)
+    brown, blue = (torch.tensor(rgb)[:, None, None] for rgb in ((0.35, 0.2, 0.1), (0.1, 0.2, 0.5)))
+    for across in (40, 80):
+        sketch[0, :, 60:68, across : across + 8] = brown
+    drawn[0, :, 60:68, 40:48], drawn[0, :, 60:68, 80:88] = brown, blue
+    drawn = (drawn + 0.05 * torch.randn(1, 1, 128, 128, generator=generator)).clamp(0, 1)
+    held = in_sketch_colours(drawn, sketch, 0.3)
+    for across in (40, 80):
+        iris = held[0, :, 62:66, across + 2 : across + 6].mean((1, 2))
+        wanted = brown[:, 0, 0] - brown.mean()
+        torch.testing.assert_close(iris - iris.mean(), wanted, atol=0.05, rtol=0)
+    far = held[0, :, 100:, :] - drawn[0, :, 100:, :]  # where both are grey
+    assert far.std(0).max() < 0.005
+    assert (
+        float((fine_shade(held, 0.02) - fine_shade(drawn, 0.02))[..., 100:, :].abs().max()) < 0.02
+    )
+    assert torch.equal(in_sketch_colours(drawn, sketch, 1.0), drawn)
 
 
 def test_one_block_of_drafts_in_four_is_told_nothing_of_its_pictures(pictures):

@@ -89,6 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True)
     parser.add_argument("--prompts", type=int, default=72)
+    parser.add_argument("--seed", type=int, default=20_261, help="of the prompts")
     parser.add_argument("--seeds", type=int, default=8, help="of each of twelve prompts")
     parser.add_argument("--minutes", type=float, default=8.0, help="of the classifier's training")
     parser.add_argument("--cfg", type=float, default=None)
@@ -134,7 +135,7 @@ def measured(options: argparse.Namespace, net: Classifier, renders: Looks) -> di
             fresh.append(kept)
         return read_image(kept)
 
-    told = new_wishes(options.prompts, 20_261)
+    told = new_wishes(options.prompts, options.seed)
     prompts = [full_caption(wish) for wish in told]
     fresh: list[Path] = []
     started = time.perf_counter()
