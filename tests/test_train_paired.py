@@ -43,6 +43,7 @@ from voice.train_converter_voices import fit_style_pitch, start_from
 from voice.train_speaker import knowing_speakers
 from voice.train_teacher import TeacherTraining, load_teacher
 from voice.train_teacher import train as train_teacher
+from voice.visemes import SOUNDS
 
 F0_SIZES = F0Config((4, 8, 8, 8), 8)
 PITCHES = {"high": 260.0, "low": 120.0, "passer": 180.0}
@@ -173,7 +174,7 @@ class Echo(SoundTeacher):
     """Stands for a teacher: each band tells something else of what it was told."""
 
     def __init__(self, speakers: int) -> None:
-        super().__init__(speakers, 4, width=8, depth=1)
+        super().__init__(speakers, 8 + len(SOUNDS), width=8, depth=1)
 
     def forward(self, said: Said, speaker: torch.Tensor, noise: float = 0.0) -> torch.Tensor:
         mel = said.loudness[:, None].repeat(1, 80, 1)
@@ -202,6 +203,8 @@ def test_pairs_across_speakers_are_in_time_at_the_asked_pitch_and_level(pairs):
 def test_a_teacher_of_another_corpus_is_refused(pairs):
     with pytest.raises(ValueError, match=r"knows 5 speakers, the corpus has 3"):
         dataclasses.replace(pairs, teachers=[*pairs.teachers, Echo(5)])
+    with pytest.raises(ValueError, match=r"hears 4 numbers a frame.*--recogniser"):
+        dataclasses.replace(pairs, teachers=[SoundTeacher(3, 4, width=8, depth=1)])
 
 
 def test_a_teacher_learns_the_speakers_and_is_read_again(clips, hears, tmp_path):
@@ -210,7 +213,7 @@ def test_a_teacher_learns_the_speakers_and_is_read_again(clips, hears, tmp_path)
     assert {len(sounds) for sounds in said.sounds.values()} == {2}
     config = TeacherTraining(steps=40, batch=4, frames=80, warm_up=2, save_every=40)
     file = tmp_path / "teacher.safetensors"
-    made = train_teacher(said, hears, tmp_path / "run", config, export=file)
+    made = train_teacher(said, tmp_path / "run", config, export=file)
     mel = column(tmp_path / "run", "mel")
     assert mel[-1] < 0.75 * mel[0]
     about, _, speakers = said.batch(
@@ -219,7 +222,7 @@ def test_a_teacher_learns_the_speakers_and_is_read_again(clips, hears, tmp_path)
     read = load_teacher(file)
     torch.testing.assert_close(read(about, speakers), made(about, speakers))
     judged = dataclasses.replace(config, steps=10, judged_from=5, save_every=10)
-    train_teacher(said, hears, tmp_path / "judged", judged, export=file, start=file)
+    train_teacher(said, tmp_path / "judged", judged, export=file, start=file)
     assert column(tmp_path / "judged", "mel")[0] < 0.8 * mel[0]
     assert 0 < column(tmp_path / "judged", "judge")[-1] < 5
     with pytest.raises(AssetError, match="is no teacher"):

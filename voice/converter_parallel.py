@@ -44,6 +44,12 @@ class ParallelClips:
                     f"the teacher knows {known} speakers, the corpus has {len(self.clips.clips)}; "
                     "train it on this corpus with the same --leave-out"
                 )
+            hears = teacher.sounds.in_features
+            if hears != self.said.width:
+                raise ValueError(
+                    f"the teacher hears {hears} numbers a frame, here are {self.said.width}; "
+                    "give the --recogniser that it was trained with, or none if it had none"
+                )
 
     @property
     def _reach(self) -> int:

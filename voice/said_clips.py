@@ -12,6 +12,7 @@ from voice.converter_pairs import PairedClips
 from voice.mel import log_mel, normalised
 from voice.perturb import Perturbation, perturbed_mel
 from voice.phoneme_net import PhonemeNet
+from voice.recogniser_sounds import Recogniser
 from voice.sound_teacher import Said, heard_sounds, loudness
 
 
@@ -26,11 +27,18 @@ class SaidClips:
 
     @classmethod
     def of(
-        cls, clips: PairedClips, net: PhonemeNet, versions: int, *, generator: torch.Generator
+        cls,
+        clips: PairedClips,
+        net: PhonemeNet,
+        versions: int,
+        recogniser: Recogniser | None = None,
+        *,
+        generator: torch.Generator,
     ) -> SaidClips:
         """All training clips; each is heard as it is and in `versions` other voices.
 
-        Whoever can hear the speaker in the sounds would be misled by the other voices.
+        Whoever can hear the speaker in the sounds would be misled by the other voices. What a
+        `recogniser` hears is put beside what the network does, in other voices of its own.
         """
         change = Perturbation(narrow_share=0.3, noise_share=0.2)
         mels, sounds, levels = {}, {}, {}
@@ -46,8 +54,21 @@ class SaidClips:
             count = min(mel.shape[2], len(clips.corpus.f0(clip)))
             mels[clip] = normalised(mel)[0, :, :count].T.half()
             levels[clip] = loudness(mel)[0, :count].half()
-            sounds[clip] = heard_sounds(net, torch.cat(heard))[:, :count].half()
+            sound = heard_sounds(net, torch.cat(heard))[:, :count]
+            if recogniser is not None:
+                more = [recogniser.hear(samples[0], count)]
+                more += [
+                    recogniser.hear_other(samples[0], clips.f0_hz[clip], count, generator=generator)
+                    for _ in range(versions)
+                ]
+                sound = torch.cat([sound, torch.stack(more)], dim=2)
+            sounds[clip] = sound.half()
         return cls(clips, mels, sounds, levels)
+
+    @property
+    def width(self) -> int:
+        """How many numbers are heard in each frame."""
+        return next(iter(self.sounds.values())).shape[2]
 
     def piece(
         self, clip: int, version: int, first: int, count: int

@@ -21,6 +21,7 @@ from torch import nn
 
 from assets.weights import write_tensors
 from voice.corpus import Corpus
+from voice.recogniser_sounds import RECOGNISER_HELP
 from voice.shipped import ShippedVoice, voices_entry
 from voice.stargan import StarganConfig
 from voice.train_converter_step import (
@@ -296,6 +297,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="of the stage teacher, for the recipe paired; the mean of several",
     )
+    parser.add_argument("--recogniser", type=Path, help=RECOGNISER_HELP)
     parser.add_argument("--start", type=Path, help="a converter to start from, by the same recipe")
     parser.add_argument("--steps", type=int, default=20_000, help="of the recipe paired")
     parser.add_argument(

@@ -85,6 +85,7 @@ def run_paired(options: argparse.Namespace) -> None:
     """Train by the supervised recipe, write the networks and their voices, and ship if asked."""
     from voice.converter_parallel import ParallelClips
     from voice.phoneme_net import load_phoneme_net
+    from voice.recogniser_sounds import recogniser_of
     from voice.said_clips import SaidClips
     from voice.train_converter import save_converter
     from voice.train_speaker import knowing_speakers
@@ -127,7 +128,8 @@ def run_paired(options: argparse.Namespace) -> None:
         )
         nets = replace(nets, speakers=known)
     generator = torch.Generator().manual_seed(config.seed)
-    said = SaidClips.of(clips, load_phoneme_net(), 0, generator=generator)
+    recogniser = recogniser_of(options.recogniser)
+    said = SaidClips.of(clips, load_phoneme_net(), 0, recogniser, generator=generator)
     pairs = ParallelClips(clips, said, [load_teacher(file) for file in options.teacher])
 
     def begin(converters: dict[str, nn.Module]) -> None:

@@ -22,9 +22,10 @@ from voice.converter_plan import planned_voices
 from voice.corpus import Corpus
 from voice.losses_spectral import mel_loss
 from voice.patch_judge import PatchJudge, feature_loss, judge_loss
-from voice.phoneme_net import PhonemeNet, load_phoneme_net
+from voice.phoneme_net import load_phoneme_net
+from voice.recogniser_sounds import RECOGNISER_HELP, recogniser_of
 from voice.said_clips import SaidClips
-from voice.sound_teacher import SoundTeacher, sounds_width
+from voice.sound_teacher import SoundTeacher
 from voice.train_run import Run, apply_gradients
 from voice.training_loop import descend
 
@@ -53,7 +54,7 @@ class TeacherTraining:
 
 
 def train(
-    said: SaidClips, net: PhonemeNet, folder: Path, config: TeacherTraining,
+    said: SaidClips, folder: Path, config: TeacherTraining,
     *, minutes: float | None = None, export: Path | None = None, start: Path | None = None,
 ) -> SoundTeacher:  # fmt: skip
     """The averaged teacher after `config.steps`, or when `minutes` of this call are over.
@@ -62,7 +63,7 @@ def train(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        teacher = SoundTeacher(len(said.clips.clips), sounds_width(net))
+        teacher = SoundTeacher(len(said.clips.clips), said.width)
         judge = PatchJudge(len(said.clips.clips))
     if start is not None:
         load_weights(teacher, start)
@@ -151,6 +152,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--leave-out", action="append", default=[], help="a corpus to measure with")
     add("--steps", type=int, default=defaults.steps)
     add("--batch", type=int, default=defaults.batch)
+    add("--recogniser", type=Path, help=RECOGNISER_HELP)
     add("--versions", type=int, default=4, help="other voices that each clip is heard in")
     add("--start", type=Path, help="a teacher of the same clips to go on from")
     add("--judged-from", type=int, default=defaults.judged_from, help="step; never by default")
@@ -168,7 +170,9 @@ def run(options: argparse.Namespace) -> None:
     clips = PairedClips.of(corpus, planned_voices(corpus), tuple(options.leave_out))
     net = load_phoneme_net()
     generator = torch.Generator().manual_seed(options.seed)
-    said = SaidClips.of(clips, net, options.versions, generator=generator)
+    said = SaidClips.of(
+        clips, net, options.versions, recogniser_of(options.recogniser), generator=generator
+    )
     config = TeacherTraining(
         steps=options.steps,
         batch=options.batch,
@@ -177,6 +181,6 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     train(
-        said, net, options.run, config,
+        said, options.run, config,
         minutes=options.minutes, export=options.export, start=options.start,
     )  # fmt: skip
