@@ -1,7 +1,8 @@
 """A teacher for the converter: what is said, its melody and its loudness, as a speaker's mel.
 
-It hears a clip through the phoneme network alone, in which little is left of who spoke it, as in
-conversion by phonetic posteriors (Sun et al. 2016). It helps in the training and is not shipped.
+It hears a clip through the phoneme network and, where one is given, a recogniser's encoder, in
+which little is left of who spoke it, as in conversion by phonetic posteriors (Sun et al. 2016). It
+helps in the training and is not shipped.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _LOUD_SHARE = 0.95  # quantile of a clip's loudness that counts as 0
 class Said:
     """What the teacher knows of B pieces of clips, frame by frame."""
 
-    sounds: Float[Tensor, "B T H"]  # as `heard_sounds` gives them, less their clip's mean
+    sounds: Float[Tensor, "B T H"]  # as `SaidClips` holds them, less their clip's mean
     f0: Float[Tensor, "B T"]  # Hz; 0 where unvoiced
     loudness: Float[Tensor, "B T"]  # as `loudness` gives it
 
