@@ -29,7 +29,8 @@ _LIT = {"dim": 0.62, "bright": 1.28}  # of its usual brightness
 def draw_backdrop(wish: Wish, size: int, rng: Rng) -> Float[Tensor, "3 S S"]:
     """The background that a settled wish names; blurred as by a portrait lens where it says so."""
     kind = str(wish.background)
-    color = np.array(CLOTH[str(wish.background_color)]) / 255
+    # nobody's grey is another's
+    color = (np.array(CLOTH[str(wish.background_color)]) / 255 * rng.uniform(0.92, 1.08)).clip(0, 1)
     if kind in _PHOTOS:
         picture = _photo(_PHOTOS[kind])
     else:
@@ -58,24 +59,36 @@ def _grid() -> tuple[Floats, Floats]:
     return x, y
 
 
-def _vertical(*stops: tuple[float, tuple[float, float, float]]) -> Floats:
-    """Colours at heights from the top, blended between."""
+def _vertical(
+    *stops: tuple[float, tuple[float, float, float]], rng: Rng, play: float = 0.09
+) -> Floats:
+    """Colours at heights from the top, blended between; higher or lower, lighter or darker.
+
+    `play` is how much lower or higher what is in the middle may be.
+    """
     _, y = _grid()
-    places = [place for place, _ in stops]
-    return np.stack([np.interp(y, places, [rgb[k] for _, rgb in stops]) for k in range(3)], -1)
+    moved = rng.uniform(-play, play)
+    # the ends stay, what is between them moves
+    places = [place + moved * 4 * place * (1 - place) for place, _ in stops]
+    tone = rng.uniform(0.84, 1.14) * (1 + rng.uniform(-0.05, 0.05) * np.array([1.0, 0.0, -1.0]))
+    return np.stack(
+        [tone[k] * np.interp(y, places, [rgb[k] for _, rgb in stops]) for k in range(3)], -1
+    )
 
 
 def _plain(color: Floats, rng: Rng) -> Floats:
     x, y = _grid()
-    lit = 1.06 - 0.24 * np.hypot(x - 0.45, y - 0.4)
+    across, down = rng.uniform(0.25, 0.75), rng.uniform(0.2, 0.6)
+    lit = 1.06 - rng.uniform(0.16, 0.34) * np.hypot(x - across, y - down)
     return np.clip(color * lit[..., None], 0, 1)
 
 
 def _studio(color: Floats, rng: Rng) -> Floats:
     x, y = _grid()
-    away = np.clip(np.hypot(x - 0.54, (y - 0.44) * 0.92) / 0.72, 0, 1)
+    across, down, reach = rng.uniform(0.36, 0.68), rng.uniform(0.3, 0.56), rng.uniform(0.6, 0.86)
+    away = np.clip(np.hypot(x - across, (y - down) * 0.92) / reach, 0, 1)
     share = (away**2 * (3 - 2 * away))[..., None]
-    lit = 0.45 * color + 0.46
+    lit = 0.45 * color + rng.uniform(0.38, 0.5)
     return np.asarray(lit * (1 - share) + (0.55 * color + 0.06) * share)
 
 
@@ -97,7 +110,8 @@ def _noise(rng: Rng, cell: float, octaves: int = 3) -> Floats:
 
 def _mottled(color: Floats, rng: Rng) -> Floats:
     base = _studio(color, rng)
-    return np.asarray(base * (1 + 0.16 * _noise(rng, 22.0)[..., None]))
+    strength, cell = rng.uniform(0.11, 0.2), rng.uniform(15.0, 32.0)
+    return np.asarray(base * (1 + strength * _noise(rng, cell)[..., None]))
 
 
 def _shapes(color: Floats, rng: Rng) -> Floats:
@@ -133,25 +147,40 @@ def _discs(picture: Floats, count: int, colors: list[tuple[float, float, float]]
 
 def _park(color: Floats, rng: Rng) -> Floats:
     picture = _vertical((0.0, (0.72, 0.80, 0.72)), (0.35, (0.42, 0.55, 0.34)),
-                        (0.7, (0.20, 0.33, 0.16)), (1.0, (0.30, 0.42, 0.20)))  # fmt: skip
-    leaves = _noise(rng, 16.0)[..., None]
-    picture = picture * (1 + 0.22 * leaves) + np.array([0.05, 0.04, 0.0]) * leaves
-    return _discs(picture, 60, [(0.9, 1.0, 0.65), (0.6, 0.85, 0.4)], (0.012, 0.04), (0.05, 0.28),
-                  rng, bottom=0.7)  # fmt: skip
+                        (0.7, (0.20, 0.33, 0.16)), (1.0, (0.30, 0.42, 0.20)),
+                        rng=rng, play=0.16)  # fmt: skip
+    x, y = _grid()
+    for _ in range(int(rng.integers(0, 4))):  # trunks
+        at, wide = rng.uniform(-0.05, 1.05), rng.uniform(0.015, 0.05)
+        bent = at + rng.uniform(-0.12, 0.12) * (y - 0.5)
+        cover = np.clip((wide - np.abs(x - bent)) / 0.02, 0, 1) * rng.uniform(0.45, 0.8)
+        bark = rng.uniform(0.1, 0.24) * np.array([1.0, 0.85, 0.66])
+        picture = picture * (1 - cover[..., None]) + cover[..., None] * bark
+    leaves = _noise(rng, rng.uniform(9.0, 26.0))[..., None]
+    autumn = rng.uniform(0.0, 0.1)
+    picture = picture * (1 + 0.22 * leaves) + np.array([0.02 + autumn, 0.04, 0.0]) * leaves
+    return _discs(picture, int(rng.integers(25, 90)), [(0.9, 1.0, 0.65), (0.6, 0.85, 0.4)],
+                  (0.012, rng.uniform(0.03, 0.06)), (0.05, 0.28), rng, bottom=0.7)  # fmt: skip
 
 
 def _city(color: Floats, rng: Rng) -> Floats:
     picture = _vertical((0.0, (0.03, 0.04, 0.10)), (0.6, (0.09, 0.08, 0.16)),
-                        (1.0, (0.05, 0.05, 0.09)))  # fmt: skip
+                        (1.0, (0.05, 0.05, 0.09)), rng=rng)  # fmt: skip
     colors = [(1.0, 0.72, 0.35), (1.0, 0.85, 0.6), (0.35, 0.6, 1.0), (1.0, 0.3, 0.45),
               (0.3, 0.95, 0.9), (0.95, 0.45, 0.95)]  # fmt: skip
-    picture = _discs(picture, 46, colors, (0.018, 0.055), (0.18, 0.6), rng, 0.1, 0.95)
-    return _discs(picture, 40, colors, (0.006, 0.014), (0.3, 0.8), rng, 0.3, 0.9)
+    # one street is mostly amber, another mostly blue
+    colors += [colors[int(rng.integers(len(colors)))]] * int(rng.integers(0, 9))
+    largest = rng.uniform(0.035, 0.07)
+    picture = _discs(picture, int(rng.integers(24, 64)), colors, (0.018, largest), (0.18, 0.6),
+                     rng, 0.1, 0.95)  # fmt: skip
+    return _discs(picture, int(rng.integers(20, 60)), colors, (0.006, 0.014), (0.3, 0.8),
+                  rng, 0.3, 0.9)  # fmt: skip
 
 
 def _sky(color: Floats, rng: Rng) -> Floats:
-    picture = _vertical((0.0, (0.30, 0.52, 0.82)), (1.0, (0.72, 0.83, 0.93)))
-    clouds = np.clip(_noise(rng, 40.0, 4) * 0.45 - 0.05, 0, 1)[..., None]
+    picture = _vertical((0.0, (0.30, 0.52, 0.82)), (1.0, (0.72, 0.83, 0.93)), rng=rng)
+    cover = rng.uniform(-0.25, 0.15)
+    clouds = np.clip(_noise(rng, rng.uniform(26.0, 56.0), 4) * 0.45 + cover, 0, 1)[..., None]
     return np.asarray(picture * (1 - 0.85 * clouds) + 0.97 * 0.85 * clouds)
 
 
@@ -159,30 +188,33 @@ def _sea(color: Floats, rng: Rng) -> Floats:
     picture = _vertical((0.0, (0.50, 0.70, 0.88)), (0.46, (0.84, 0.90, 0.93)),
                         (0.47, (0.16, 0.42, 0.55)), (0.74, (0.25, 0.58, 0.66)),
                         (0.80, (0.86, 0.90, 0.86)), (0.84, (0.83, 0.74, 0.57)),
-                        (1.0, (0.72, 0.61, 0.44)))  # fmt: skip
+                        (1.0, (0.72, 0.61, 0.44)), rng=rng)  # fmt: skip
     return np.asarray(picture * (1 + 0.03 * _noise(rng, 9.0)[..., None]))
 
 
 def _sunset(color: Floats, rng: Rng) -> Floats:
     picture = _vertical((0.0, (0.24, 0.22, 0.42)), (0.4, (0.78, 0.42, 0.38)),
                         (0.62, (0.98, 0.68, 0.36)), (0.66, (0.30, 0.20, 0.22)),
-                        (1.0, (0.12, 0.09, 0.12)))  # fmt: skip
-    return _discs(picture, 1, [(1.0, 0.85, 0.5)], (0.10, 0.12), (0.5, 0.6), rng, 0.52, 0.58)
+                        (1.0, (0.12, 0.09, 0.12)), rng=rng, play=0.03)  # fmt: skip
+    clouds = np.clip(_noise(rng, 30.0, 4), 0, 2)[..., None]
+    picture = picture * (1 - rng.uniform(0.0, 0.16) * clouds)
+    return _discs(picture, 1, [(1.0, 0.85, 0.5)], (0.08, 0.13), (0.5, 0.6), rng, 0.52, 0.58)
 
 
 def _snow(color: Floats, rng: Rng) -> Floats:
     picture = _vertical((0.0, (0.62, 0.70, 0.80)), (0.45, (0.78, 0.83, 0.88)),
                         (0.55, (0.42, 0.50, 0.56)), (0.68, (0.86, 0.90, 0.94)),
-                        (1.0, (0.93, 0.95, 0.97)))  # fmt: skip
+                        (1.0, (0.93, 0.95, 0.97)), rng=rng, play=0.12)  # fmt: skip
     picture = picture * (1 + 0.06 * _noise(rng, 18.0)[..., None])
-    return _discs(picture, 70, [(1.0, 1.0, 1.0)], (0.004, 0.014), (0.15, 0.5), rng)
+    return _discs(picture, int(rng.integers(30, 110)), [(1.0, 1.0, 1.0)],
+                  (0.004, rng.uniform(0.01, 0.022)), (0.15, 0.5), rng)  # fmt: skip
 
 
 def _room(color: Floats, rng: Rng) -> Floats:
     picture = _vertical((0.0, (0.40, 0.33, 0.27)), (0.75, (0.52, 0.43, 0.34)),
-                        (1.0, (0.25, 0.19, 0.15)))  # fmt: skip
+                        (1.0, (0.25, 0.19, 0.15)), rng=rng)  # fmt: skip
     x, y = _grid()
-    for _ in range(9):  # shelves, frames, a window
+    for _ in range(int(rng.integers(5, 14))):  # shelves, frames, a window
         left, top = rng.uniform(0, 0.9), rng.uniform(0.05, 0.7)
         inside = (x > left) & (x < left + rng.uniform(0.05, 0.2))
         inside &= (y > top) & (y < top + rng.uniform(0.08, 0.3))

@@ -67,12 +67,13 @@ FOV_DEG = 18.0
 # eyes, and how much of what is worn is seen below its highest point
 HALF, BELOW = 1.45, 0.32
 _WORN = 0.4
-_ASIDE = 0.06  # deviation of the middle across, in the same
+_ASIDE = 0.08  # deviation of the middle across, in the same
 _SHOWN = (SIDE, SIDE)
 _FINER = 2  # samples a pixel each way
 _CLOTH_SIDE = 256  # texels
 _NECK_LIMIT = 0.6  # rad; the body turns the rest
-_POOL = 5  # pictures of each place
+_POOL = 16  # pictures of each place
+_LIGHTER, _WARMER = 0.09, 0.04  # shares by which hair and clothes differ from their names
 _FILTERED = ("oil", "pencil", "watercolour", "clay", "neon")
 
 
@@ -219,10 +220,14 @@ class CaptionedStudio:
         return _Stand(head, worn, broadened(verts, head, body_width(sitter.wish)), marks, level)
 
     def _backdrop(self, wish: Wish, rng: np.random.Generator) -> Float[Tensor, "1 3 S S"]:
-        if not self._places.get(str(wish.background)):
+        pool = self._places.get(str(wish.background))
+        if pool is None:
             return draw_backdrop(wish, self.side, rng)[None]
-        pool = self._places[str(wish.background)]
-        picture = pool[int(rng.integers(len(pool)))][None]
+        if pool:
+            picture = pool[int(rng.integers(len(pool)))][None]
+        else:
+            usual = dataclasses.replace(wish, light_level="")
+            picture = draw_backdrop(usual, self.side * 3 // 2, rng)[None]
         side = int(rng.integers(self.side, picture.shape[-1] + 1))
         # the horizon stays about where it is
         top = (picture.shape[-1] - side) // 2
@@ -246,10 +251,10 @@ class CaptionedStudio:
             Material("eyes", eyes[int(rng.integers(len(eyes)))], roughness=0.15),
             Material("lashes", lashes, alpha_mode="BLEND", double_sided=True),
             Material("mouth", wardrobe.mouth * float(rng.uniform(0.8, 1.0)), double_sided=True),
-            _cloth(str(wish.clothes_color), str(wish.stripes)),
+            _toned(_cloth(str(wish.clothes_color), str(wish.stripes)), rng),
         ]
         if wish.hair != "none":
-            made.append(self._hair(str(wish.hair), str(wish.hair_color)))
+            made.append(_toned(self._hair(str(wish.hair), str(wish.hair_color)), rng))
         return made
 
     def _skin(self, sitter: Sitter, gloss: float, generator: torch.Generator) -> Material:
@@ -317,7 +322,7 @@ def _framed(stand: _Stand, rng: np.random.Generator) -> LookAt:
     shoulders = float(eyes[1] - stand.verts[0, worn[worn >= 0], 1].max())
     above = (HALF - BELOW) * unit
     under = max((HALF + BELOW) * unit, shoulders + _WORN * unit)  # children have thin long necks
-    half = 0.5 * (above + under) * float(rng.uniform(0.96, 1.08))
+    half = 0.5 * (above + under) * float(rng.uniform(0.94, 1.1))
     # half of the way to where the turned face went
     x = 0.5 * float(stand.marks[36:48, 0].mean()) + _ASIDE * unit * float(rng.normal())
     y = float(eyes[1]) + 0.5 * (above - under) + 0.5 * _ASIDE * unit * float(rng.normal())
@@ -338,6 +343,16 @@ def _cloth(color: str, stripes: str) -> Material:
     base, knit = paint_shirt((red, green, blue), size=_CLOTH_SIDE)
     cloth = Material("shirt", base, knit, roughness=0.9, double_sided=True)
     return striped(cloth, CLOTH[stripes]) if stripes else cloth
+
+
+def _toned(material: Material, rng: np.random.Generator) -> Material:
+    """A little lighter or darker, warmer or cooler: no two blondes are the same."""
+    warm = float(rng.uniform(-_WARMER, _WARMER))
+    tone = float(rng.uniform(1 - _LIGHTER, 1 + _LIGHTER)) * torch.tensor([1 + warm, 1, 1 - warm])
+    colour = torch.cat([
+        (material.base_color[:3] * tone[:, None, None]).clamp(0, 1), material.base_color[3:]
+    ])  # fmt: skip
+    return dataclasses.replace(material, base_color=colour)
 
 
 def _resized(image: Float[Tensor, "C K K"], side: int) -> Tensor:

@@ -23,7 +23,7 @@ from flame.shoulders import WIDTH
 from flame.sliders import Sliders, sliders
 
 Rgb = tuple[float, float, float]
-_LIKENESS = 0.62  # of a random identity's deviation: rarer faces look odd under a wish
+_LIKENESS = 0.72  # of a random identity's deviation: rarer faces look odd under a wish
 
 # Where the sexes and ages differ on average, standard deviations of flame.sliders' measures.
 _WOMAN = {

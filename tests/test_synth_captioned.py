@@ -80,8 +80,10 @@ def _drawn(studio, **wished):
 
 def test_old_faces_are_lined(studio):
     def lines(age):
-        image = _drawn(studio, age=age, beard="", hair="none", scalp="no hair").image
-        brow = image[0].mean(0)[50:85, 105:150]  # where foreheads fold
+        drawn = _drawn(studio, age=age, beard="", hair="none", scalp="no hair")
+        x, y = drawn.shown.points[17:27].mean(0).round().int().tolist()  # of the brows
+        # where foreheads fold
+        brow = drawn.image[0].mean(0)[y - 48 : y - 13, x - 22 : x + 23]
         return float(brow.diff(n=2, dim=0).abs().mean())
 
     assert lines("old") > 1.5 * lines("young")
