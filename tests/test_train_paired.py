@@ -35,6 +35,7 @@ from voice.train_converter import save_converter
 from voice.train_converter_paired import (
     PairedTraining,
     PairNets,
+    misheard_share,
     paired_loss,
     styles,
     train_paired,
@@ -315,6 +316,26 @@ def test_conversions_grow_like_the_wanted_speaker_where_a_network_listens(
     train_paired(pairs, nets, tmp_path / "run", config)
     unlike = column(tmp_path / "run", "unlike")
     assert unlike[-1] < 0.8 * unlike[0]
+
+
+def test_conversions_are_heard_more_as_they_should_be_where_sounds_count(
+    pairs, nets, hears, tmp_path
+):
+    hears.requires_grad_(False)
+    wanted = torch.randn(2, 1, 80, 40, generator=torch.Generator().manual_seed(1))
+    other = (wanted + 0.3).requires_grad_()
+    assert float(misheard_share(hears, wanted, wanted)) == 0
+    off = misheard_share(hears, other, wanted)
+    assert 0 < float(off.detach()) < float(misheard_share(hears, wanted + 0.9, wanted))
+    off.backward()
+    assert other.grad is not None and float(other.grad.abs().sum()) > 0
+    assert all(weight.grad is None for weight in hears.parameters())
+    config = dataclasses.replace(
+        TINY, steps=40, judged_from=1.0, weights=dataclasses.replace(TINY.weights, sounds=2.0)
+    )
+    train_paired(pairs, dataclasses.replace(nets, sounds=hears), tmp_path / "run", config)
+    misheard = column(tmp_path / "run", "misheard")
+    assert misheard[-1] < 0.9 * misheard[0]
 
 
 def test_a_parted_run_equals_a_straight_one(pairs, nets, tmp_path, monkeypatch):

@@ -311,6 +311,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of a batch of the recipe paired: clips to be found again",
     )
     parser.add_argument(
+        "--heard",
+        action="store_true",
+        help="of the recipe paired: the phoneme network is to hear conversions as it hears what "
+        "is wanted",
+    )
+    parser.add_argument(
         "--listen",
         type=float,
         default=0.0,

@@ -128,6 +128,8 @@ def run_paired(options: argparse.Namespace) -> None:
         )
         nets = replace(nets, speakers=known)
     generator = torch.Generator().manual_seed(config.seed)
+    if options.heard:
+        nets = replace(nets, sounds=load_phoneme_net())
     recogniser = recogniser_of(options.recogniser)
     said = SaidClips.of(clips, load_phoneme_net(), 0, recogniser, generator=generator)
     pairs = ParallelClips(clips, said, [load_teacher(file) for file in options.teacher])
