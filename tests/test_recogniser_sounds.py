@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,7 +37,8 @@ class Loudness:
 
 @pytest.fixture
 def recogniser(monkeypatch, tmp_path) -> Recogniser:
-    monkeypatch.setattr(importlib.import_module("onnxruntime"), "InferenceSession", Loudness)
+    onnxruntime = pytest.importorskip("onnxruntime", reason="comes with the extra speech")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Loudness)
     return Recogniser(tmp_path / "encoder_model.ort")
 
 
@@ -94,9 +95,16 @@ def test_formants_move_and_the_pitch_stays():
 
 def test_what_is_no_model_is_refused_in_one_sentence(tmp_path):
     assert recogniser_of(None) is None
+    pytest.importorskip("onnxruntime", reason="comes with the extra speech")
     wrong = tmp_path / "encoder_model.ort"
     wrong.write_text("no model")
     with pytest.raises(AssetError, match=r"cannot be opened as a recogniser.*moonshine-voice"):
         recogniser_of(wrong)
     with pytest.raises(AssetError, match="cannot be opened"):
         recogniser_of(tmp_path / "missing.ort")
+
+
+def test_without_onnxruntime_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(AssetError, match="pip install onnxruntime"):
+        Recogniser(tmp_path / "encoder_model.ort")

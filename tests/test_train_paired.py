@@ -28,7 +28,7 @@ from voice.patch_judge import Judged, PatchJudge, feature_loss, judge_loss
 from voice.phoneme_net import PhonemeNet, PhonemeNetConfig
 from voice.said_clips import SaidClips
 from voice.shipped import load_parts, save_net, shipped_voices
-from voice.sound_teacher import Said, SoundTeacher, sounds_width
+from voice.sound_teacher import Said, SoundTeacher
 from voice.speaker_net import recordings
 from voice.stargan import StarganConfig
 from voice.train_converter import save_converter
@@ -96,10 +96,11 @@ def hears() -> PhonemeNet:
 @pytest.fixture
 def pairs(clips, hears) -> ParallelClips:
     generator = torch.Generator().manual_seed(0)
+    said = SaidClips.of(clips, hears, 1, generator=generator)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        teacher = SoundTeacher(len(clips.clips), sounds_width(hears), width=8, depth=2).eval()
-    return ParallelClips(clips, SaidClips.of(clips, hears, 1, generator=generator), [teacher])
+        teacher = SoundTeacher(len(clips.clips), said.width, width=8, depth=2).eval()
+    return ParallelClips(clips, said, [teacher])
 
 
 @pytest.fixture

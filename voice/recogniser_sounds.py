@@ -25,8 +25,6 @@ _RATE = 16_000
 _HOP, _CENTRE = 384, 447  # of the encoder's frames, in samples: its three convolutions
 _FORMANTS, _SPEED = 1.25, 1.25  # of other voices, at most times and divided by
 _SIZE = 2.0  # of its hidden values, which are smaller than the phoneme network's
-
-
 RECOGNISER_HELP = "encoder_model.ort of Moonshine, which the package moonshine-voice 0.0.44 brings"
 
 
@@ -34,7 +32,12 @@ class Recogniser:
     """The encoder of a Moonshine model as its package brings it (.ort or .onnx)."""
 
     def __init__(self, path: Path) -> None:
-        onnxruntime = importlib.import_module("onnxruntime")
+        try:
+            onnxruntime = importlib.import_module("onnxruntime")
+        except ModuleNotFoundError as error:
+            raise AssetError(
+                "a recogniser needs onnxruntime; install it: pip install onnxruntime"
+            ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:

@@ -18,7 +18,6 @@ from voice.frame_net import StyledMlp
 from voice.mel import N_MELS, MelConfig, normalised
 from voice.phoneme_net import PhonemeNet
 from voice.stargan import COMMON_BANDS
-from voice.visemes import SOUNDS
 from voice.vocos_pitch import combs_of
 
 _LOWEST_HZ, _HIGHEST_HZ, _PITCHES = 60.0, 700.0, 170  # of the combs, evenly in octaves
@@ -90,11 +89,6 @@ class _Block(StyledMlp):
     def forward(self, x: Float[Tensor, "B T W"], style: Float[Tensor, "B S"]) -> Tensor:
         near = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
         return x + super().forward(near, style)
-
-
-def sounds_width(net: PhonemeNet) -> int:
-    """How many numbers `heard_sounds` gives for each frame."""
-    return net.config.channels + len(SOUNDS)
 
 
 @torch.no_grad()
