@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,11 +36,17 @@ class Loudness:
         return [np.stack([strong, np.ones(len(strong))], axis=1)[None].astype(np.float32)]
 
 
+def _file(folder: Path) -> Path:
+    path = folder / "encoder_model.ort"
+    path.write_text("no model")
+    return path
+
+
 @pytest.fixture
 def recogniser(monkeypatch, tmp_path) -> Recogniser:
     onnxruntime = pytest.importorskip("onnxruntime", reason="comes with the extra speech")
     monkeypatch.setattr(onnxruntime, "InferenceSession", Loudness)
-    return Recogniser(tmp_path / "encoder_model.ort")
+    return Recogniser(_file(tmp_path))
 
 
 @pytest.mark.parametrize("speed", [0.8, 1.0, 1.25])
@@ -96,15 +103,14 @@ def test_formants_move_and_the_pitch_stays():
 def test_what_is_no_model_is_refused_in_one_sentence(tmp_path):
     assert recogniser_of(None) is None
     pytest.importorskip("onnxruntime", reason="comes with the extra speech")
-    wrong = tmp_path / "encoder_model.ort"
-    wrong.write_text("no model")
+    wrong = _file(tmp_path)
     with pytest.raises(AssetError, match=r"cannot be opened as a recogniser.*moonshine-voice"):
         recogniser_of(wrong)
-    with pytest.raises(AssetError, match="cannot be opened"):
+    with pytest.raises(AssetError, match=r"missing.ort is not there; give encoder_model.ort"):
         recogniser_of(tmp_path / "missing.ort")
 
 
 def test_without_onnxruntime_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(AssetError, match="pip install onnxruntime"):
-        Recogniser(tmp_path / "encoder_model.ort")
+        Recogniser(_file(tmp_path))

@@ -395,6 +395,9 @@ def test_the_commands_train_and_write_voices(corpus, tmp_path, capsys):
     with pytest.raises(SystemExit):
         train.main(command)
     assert "give --teacher FILE" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train.main([*command, "--recipe", "published"])
+    assert "the recipe published has no --listen; leave it out" in capsys.readouterr().err
     train.main([*command, "--teacher", teacher])
     parts = load_parts(tmp_path / "c.safetensors")
     assert parts.styles == ("high", "low", ANYONE) and parts.style_pitch is not None

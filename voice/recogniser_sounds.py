@@ -32,6 +32,8 @@ class Recogniser:
     """The encoder of a Moonshine model as its package brings it (.ort or .onnx)."""
 
     def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise AssetError(f"{path} is not there; give {RECOGNISER_HELP}")
         try:
             onnxruntime = importlib.import_module("onnxruntime")
         except ModuleNotFoundError as error:

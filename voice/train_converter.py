@@ -360,6 +360,9 @@ def run(options: argparse.Namespace) -> None:
         from voice.train_converter_voices import run_paired
 
         return run_paired(options)
+    paired_alone = ("teacher", "recogniser", "heard", "listen", "start")
+    if given := [f"--{name}" for name in paired_alone if getattr(options, name)]:
+        raise ValueError(f"the recipe published has no {given[0]}; leave it out")
     corpus = Corpus.open(options.corpus)
     pitch, recogniser = load_f0(options.f0), load_recogniser(options.asr)
     sizes = StarganConfig(
