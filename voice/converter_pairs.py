@@ -47,6 +47,7 @@ class PairBatch:
     latent: Float[Tensor, "B L"]
     is_drawn: Bool[Tensor, " B"]  # whose style comes from the latent
     reference_clip: Int[Tensor, " B"]  # of the corpus
+    sounds: Float[Tensor, "C T S"] | None = None  # what teachers were told of the last C, if so
 
 
 @dataclass(frozen=True, eq=False)

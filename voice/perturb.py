@@ -65,10 +65,13 @@ def perturbed_mel(
         fine[:, math.ceil(fine.shape[1] / max(1.0, ratio)) :] = 0.0
         rows.append(fine)
     made = to_mel(envelope + torch.cat(rows), mel)
-    return _through_channel(made, config, generator)
+    return through_channel(made, config, generator=generator)
 
 
-def _through_channel(mel: Tensor, config: Perturbation, generator: torch.Generator) -> Tensor:
+def through_channel(
+    mel: Float[Tensor, "B M T"], config: Perturbation, *, generator: torch.Generator
+) -> Float[Tensor, "B M T"]:
+    """Natural-log mels as other microphones and rooms would have them, some of 16 kHz."""
     count = len(mel)
     knots = config.colour * torch.randn(count, 1, config.knots, generator=generator)
     curve = F.interpolate(knots, size=N_MELS, mode="linear", align_corners=True)

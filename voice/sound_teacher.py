@@ -106,4 +106,10 @@ def heard_sounds(net: PhonemeNet, mel: Float[Tensor, "B M T"]) -> Float[Tensor, 
 def loudness(mel: Float[Tensor, "B M T"]) -> Float[Tensor, "B T"]:
     """Each frame's level in a natural-log mel of a whole clip, relative to its loud frames."""
     level = normalised(mel)[:, :COMMON_BANDS].mean(dim=1)
-    return level - level.quantile(_LOUD_SHARE, dim=1, keepdim=True)
+    return level - loud_level(normalised(mel))[:, 0]
+
+
+def loud_level(mel: Float[Tensor, "B M T"]) -> Float[Tensor, "B 1 1"]:
+    """How loud the loud frames of a mel are, over the bands that all recordings have."""
+    level = mel[:, :COMMON_BANDS].mean(dim=1, keepdim=True)
+    return level.quantile(_LOUD_SHARE, dim=2, keepdim=True)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from assets.weights import write_tensors
+from voice.converter_parallel import DETAIL
 from voice.corpus import Corpus
 from voice.recogniser_sounds import RECOGNISER_HELP
 from voice.shipped import ShippedVoice, voices_entry
@@ -289,13 +290,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="paired: supervised, for small data and computers; published: StarGANv2-VC's losses",
     )
     parser.add_argument("--f0", type=Path, help="pitch network; without it the shipped one")
-    parser.add_argument("--asr", type=Path, help="recogniser; without it the shipped one")
+    parser.add_argument("--asr", type=Path, help="of the recipe published: the stage asr's file")
     parser.add_argument(
         *("--teacher",),
         type=Path,
         action="append",
         default=[],
         help="of the stage teacher, for the recipe paired; the mean of several",
+    )
+    parser.add_argument(
+        "--detail",
+        type=float,
+        help="of the recipe paired: share of what teachers leave out of a source that is to stay; "
+        f"{DETAIL:g} by default",
     )
     parser.add_argument("--recogniser", type=Path, help=RECOGNISER_HELP)
     parser.add_argument("--start", type=Path, help="a converter to start from, by the same recipe")
@@ -312,9 +319,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--heard",
-        action="store_true",
-        help="of the recipe paired: the phoneme network is to hear conversions as it hears what "
-        "is wanted",
+        type=float,
+        default=0.0,
+        help="minutes in which the recipe paired first trains a network that hears sounds in mels, "
+        "and then says how else conversions are heard than what is said; 0: none",
     )
     parser.add_argument(
         "--listen",
@@ -360,9 +368,14 @@ def run(options: argparse.Namespace) -> None:
         from voice.train_converter_voices import run_paired
 
         return run_paired(options)
-    paired_alone = ("teacher", "recogniser", "heard", "listen", "start")
+    paired_alone = ("teacher", "recogniser", "detail", "heard", "listen", "start")
     if given := [f"--{name}" for name in paired_alone if getattr(options, name)]:
         raise ValueError(f"the recipe published has no {given[0]}; leave it out")
+    if options.asr is None:
+        raise ValueError(
+            "the recipe published needs --asr FILE, which python -m voice.train asr "
+            "--export FILE writes"
+        )
     corpus = Corpus.open(options.corpus)
     pitch, recogniser = load_f0(options.f0), load_recogniser(options.asr)
     sizes = StarganConfig(

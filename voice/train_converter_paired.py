@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from voice.converter_colour import Colours, begin_with, find_colours
 from voice.converter_pairs import PairBatch
 from voice.converter_parallel import ParallelClips
+from voice.hearing_net import HearingNet
 from voice.jdc import F0Net
 from voice.losses_spectral import mel_loss
-from voice.mel import denormalised
 from voice.patch_judge import Judged, PatchJudge, feature_loss, judge_loss
-from voice.phoneme_net import PhonemeNet
 from voice.speaker_net import SpeakerNet
 from voice.stargan import Generator, MappingNetwork, StarganConfig, StyleEncoder
 from voice.train_converter_step import freeze
@@ -48,7 +47,7 @@ class PairWeights:
     features: float = 0.5  # of the judge
     adversarial: float = 0.05
     unlike: float = 0.1  # how unlike the wanted speaker conversions are
-    sounds: float = 0.3  # how else the phoneme network hears them than what is wanted
+    misheard: float = 0.5  # how else conversions are heard than what is said
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class PairNets:
     judge: PatchJudge
     pitch: F0Net
     speakers: SpeakerNet | None = None  # frozen
-    sounds: PhonemeNet | None = None  # frozen
+    hearing: HearingNet | None = None  # frozen
 
     @classmethod
     def fresh(cls, config: StarganConfig, speakers: int, pitch: F0Net) -> PairNets:
@@ -173,19 +172,6 @@ def fooling_loss(
     return features + fooled, {"features": float(features.detach())}
 
 
-def misheard_share(
-    net: PhonemeNet, fake: Float[Tensor, "B 1 M T"], wanted: Float[Tensor, "B 1 M T"]
-) -> Float[Tensor, ""]:
-    """How far what the network hears is from what it should, of that; of normalised mels.
-
-    The mel's own difference says little of it: consonants are short and quiet.
-    """
-    with torch.no_grad():
-        right = net.hidden(denormalised(wanted)[:, 0]).float()
-    heard = net.hidden(denormalised(fake)[:, 0]).float()
-    return (heard - right).abs().mean() / right.abs().mean()
-
-
 def step(
     nets: PairNets,
     clips: ParallelClips,
@@ -215,11 +201,11 @@ def step(
             unlike = 1 - nets.speakers.likeness(fake, batch.speaker).float().mean()
         figures["unlike"] = float(unlike.detach())
         loss = loss + config.weights.unlike * unlike
-    if nets.sounds is not None:
+    if nets.hearing is not None and batch.sounds is not None:
         with _halves(config):
-            misheard = misheard_share(nets.sounds, fake, batch.wanted)
+            misheard = nets.hearing.misheard(fake[-len(batch.sounds) :], batch.sounds)
         figures["misheard"] = float(misheard.detach())
-        loss = loss + config.weights.sounds * misheard
+        loss = loss + config.weights.misheard * misheard
     is_judged = progress >= config.judged_from
     if is_judged:
         with _halves(config):

@@ -83,11 +83,12 @@ def voices_of(averaged: dict[str, nn.Module], clips: PairedClips) -> tuple[Shipp
 
 def run_paired(options: argparse.Namespace) -> None:
     """Train by the supervised recipe, write the networks and their voices, and ship if asked."""
-    from voice.converter_parallel import ParallelClips
+    from voice.converter_parallel import DETAIL, ParallelClips
     from voice.phoneme_net import load_phoneme_net
     from voice.recogniser_sounds import recogniser_of
     from voice.said_clips import SaidClips
     from voice.train_converter import save_converter
+    from voice.train_hearing import hearing_sounds
     from voice.train_speaker import knowing_speakers
     from voice.train_teacher import load_teacher
 
@@ -128,11 +129,16 @@ def run_paired(options: argparse.Namespace) -> None:
         )
         nets = replace(nets, speakers=known)
     generator = torch.Generator().manual_seed(config.seed)
-    if options.heard:
-        nets = replace(nets, sounds=load_phoneme_net())
     recogniser = recogniser_of(options.recogniser)
     said = SaidClips.of(clips, load_phoneme_net(), 0, recogniser, generator=generator)
-    pairs = ParallelClips(clips, said, [load_teacher(file) for file in options.teacher])
+    teachers = [load_teacher(file) for file in options.teacher]
+    detail = DETAIL if options.detail is None else options.detail
+    pairs = ParallelClips.of(clips, said, teachers, detail)
+    if options.heard:
+        hearing = hearing_sounds(
+            pairs, options.run / "hearing", minutes=options.heard, seed=config.seed
+        )
+        nets = replace(nets, hearing=hearing)
 
     def begin(converters: dict[str, nn.Module]) -> None:
         start_from(options.start, converters, sizes)
