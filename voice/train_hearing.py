@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import time
 from pathlib import Path
 
 import torch
@@ -15,12 +12,11 @@ from torch.nn import functional as F
 from voice.converter_parallel import ParallelClips
 from voice.hearing_net import HearingNet
 from voice.train_converter_step import freeze
-from voice.train_run import Run, apply_gradients
-
-log = logging.getLogger(__name__)
+from voice.train_run import Run
+from voice.training_loop import descend_for
 
 _BATCH, _FRAMES = 16, 128
-_RATE, _WARM_UP = 2e-3, 50
+_RATE = 2e-3
 _NAMED_SHARE = 0.3  # of the clips that are planned voices'
 _LOUDER = 1.0  # at most, in normalised units; 17 dB
 
@@ -36,18 +32,12 @@ def hearing_sounds(
     generator = torch.Generator().manual_seed(seed)
     run = Run(folder, {"hearing": net}, {"hearing": optimizer}, generator=generator)
     run.resume()
-    started, before = time.monotonic(), run.spent_s
-    while (progress := run.spent_s / (60 * minutes)) < 1:
+
+    def loss() -> tuple[Tensor, dict[str, float]]:
         misheard = net.misheard(*heard(clips, frames, generator=generator))
-        misheard.backward()  # type: ignore[no-untyped-call]
-        falling = 0.5 + 0.5 * math.cos(math.pi * progress)
-        apply_gradients(optimizer, _RATE * falling * min(1.0, (run.step + 1) / _WARM_UP), 5.0)
-        run.step += 1
-        run.spent_s = before + time.monotonic() - started
-        if run.step % 50 == 0:
-            run.record({"misheard": float(misheard.detach())})
-            log.info("hearing, step %d: misheard %.3f", run.step, float(misheard.detach()))
-    run.save()
+        return misheard, {"misheard": float(misheard.detach())}
+
+    descend_for(run, "hearing", loss, minutes=minutes, rate=_RATE)
     freeze(net)
     return net
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from voice.converter_pairs import PairedClips
 from voice.speaker_net import SpeakerNet, recordings
 from voice.train_converter_step import freeze
-from voice.train_run import Run, apply_gradients
-
-log = logging.getLogger(__name__)
+from voice.train_run import Run
+from voice.training_loop import descend_for
 
 _BATCH, _FRAMES = 40, 128
-_RATE, _WARM_UP = 2e-3, 50
+_RATE = 2e-3
 
 
 def knowing_speakers(
@@ -31,18 +28,12 @@ def knowing_speakers(
     generator = torch.Generator().manual_seed(seed)
     run = Run(folder, {"speakers": net}, {"speakers": optimizer}, generator=generator)
     run.resume()
-    started, before = time.monotonic(), run.spent_s
-    while (progress := run.spent_s / (60 * minutes)) < 1:
+
+    def loss() -> tuple[Tensor, dict[str, float]]:
         mel, speaker = recordings(clips, _BATCH, _FRAMES, generator=generator)
-        loss, known = net.loss(mel, speaker)
-        loss.backward()  # type: ignore[no-untyped-call]
-        falling = 0.5 + 0.5 * math.cos(math.pi * progress)
-        apply_gradients(optimizer, _RATE * falling * min(1.0, (run.step + 1) / _WARM_UP), 5.0)
-        run.step += 1
-        run.spent_s = before + time.monotonic() - started
-        if run.step % 50 == 0:
-            run.record({"loss": float(loss.detach()), "known": known})
-            log.info("speakers, step %d: loss %.3f, known %.2f", run.step, float(loss), known)
-    run.save()
+        unlike, known = net.loss(mel, speaker)
+        return unlike, {"loss": float(unlike.detach()), "known": known}
+
+    descend_for(run, "speakers", loss, minutes=minutes, rate=_RATE)
     freeze(net)
     return net

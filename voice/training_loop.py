@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -96,3 +97,34 @@ def descend(
             save()
     if saved != run.step:
         save()
+
+
+def descend_for(
+    run: Run,
+    name: str,
+    loss_of: Callable[[], tuple[Tensor, dict[str, float]]],
+    *,
+    minutes: float,
+    rate: float,
+    warm_up: int = 50,
+    row_every: int = 50,
+) -> None:
+    """Take steps until the run has taken so many minutes in all, and save it.
+
+    The rate of the optimizer called `name` falls along a cosine.
+    """
+    started, before = time.monotonic(), run.spent_s
+    while (progress := run.spent_s / (60 * minutes)) < 1:
+        loss, figures = loss_of()
+        loss.backward()  # type: ignore[no-untyped-call]
+        falling = 0.5 + 0.5 * math.cos(math.pi * progress)
+        warm = min(1.0, (run.step + 1) / warm_up)
+        apply_gradients(run.optimizers[name], rate * falling * warm, _LARGEST_NORM)
+        run.step += 1
+        run.spent_s = before + time.monotonic() - started
+        if run.step % row_every == 0:
+            run.record(figures)
+            log.info(
+                "%s, step %d: %s", name, run.step, {n: round(v, 3) for n, v in figures.items()}
+            )
+    run.save()
