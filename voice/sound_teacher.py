@@ -105,8 +105,8 @@ def heard_sounds(net: PhonemeNet, mel: Float[Tensor, "B M T"]) -> Float[Tensor, 
 
 def loudness(mel: Float[Tensor, "B M T"]) -> Float[Tensor, "B T"]:
     """Each frame's level in a natural-log mel of a whole clip, relative to its loud frames."""
-    level = normalised(mel)[:, :COMMON_BANDS].mean(dim=1)
-    return level - loud_level(normalised(mel))[:, 0]
+    even = normalised(mel)
+    return even[:, :COMMON_BANDS].mean(dim=1) - loud_level(even)[:, 0]
 
 
 def loud_level(mel: Float[Tensor, "B M T"]) -> Float[Tensor, "B 1 1"]:
